@@ -1,0 +1,235 @@
+"""Compound scaling: from multipliers to a finished list of blocks.
+
+Standard library only, so that the arithmetic can be used and tested without TensorFlow.
+"""
+
+import dataclasses
+import math
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from keras_efficientnet import spec
+from keras_efficientnet.errors import InputError
+from keras_efficientnet.spec import BlockKind, VariantSpec
+
+# Paper, section 3.3: found by a grid search on B0 at phi = 1.
+ALPHA = 1.2
+BETA = 1.1
+GAMMA = 1.15
+
+CHANNEL_DIVISOR = 8
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """One block, scaled and finished: the model builder adds no arithmetic to it.
+
+    Attributes:
+        name: stage number and letter, such as `"block2a"`.
+        kind: `"mbconv"` or `"fused_mbconv"`.
+        kernel_size: side of the depthwise (or fused) kernel, in pixels.
+        stride: 1 or 2.
+        in_filters: channels that enter.
+        expanded_filters: channels inside; equal to `in_filters` where nothing expands.
+        out_filters: channels that leave.
+        se_filters: channels of the squeeze-and-excitation bottleneck; 0 for none.
+        skip: whether the input is added to the output.
+    """
+
+    name: str
+    kind: BlockKind
+    kernel_size: int
+    stride: int
+    in_filters: int
+    expanded_filters: int
+    out_filters: int
+    se_filters: int
+    skip: bool
+
+
+@dataclass(frozen=True)
+class CompoundScale:
+    """What a compound coefficient means for each dimension.
+
+    Attributes:
+        phi: the compound coefficient; 0 is the base network.
+        depth: multiplier of the number of layers, alpha ** phi.
+        width: multiplier of the number of channels, beta ** phi.
+        resolution: multiplier of the image side, gamma ** phi.
+        flops_ratio: predicted cost over the base network's,
+            (alpha * beta**2 * gamma**2) ** phi, before any rounding.
+    """
+
+    phi: float
+    depth: float
+    width: float
+    resolution: float
+    flops_ratio: float
+
+    def apply(self, base: VariantSpec = spec.VARIANTS["B0"]) -> VariantSpec:
+        """Returns `base` scaled by these multipliers, its image side rounded to a pixel."""
+        return dataclasses.replace(
+            base,
+            name=f"{base.name}-phi{self.phi:g}",
+            depth=base.depth * self.depth,
+            width=base.width * self.width,
+            resolution=max(32, round(base.resolution * self.resolution)),
+        )
+
+
+Variant = str | VariantSpec | CompoundScale
+
+
+def compound_scale(
+    phi: float, alpha: float = ALPHA, beta: float = BETA, gamma: float = GAMMA
+) -> CompoundScale:
+    """Scales depth, width and resolution together (paper, equation 3).
+
+    The released B1-B7 are hand-picked and do not follow this rule exactly; their
+    multipliers stand in `spec.VARIANTS`.
+
+    Args:
+        phi: compound coefficient; fractions and negative values are fine.
+        alpha: growth of depth for one unit of `phi`.
+        beta: growth of width.
+        gamma: growth of resolution.
+
+    Returns:
+        The multipliers and the predicted ratio of multiply-adds.
+
+    Raises:
+        InputError: if an argument is not finite, or a growth factor is not positive.
+    """
+    for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"{name}={value!r} must be a finite number above 0.")
+    if not math.isfinite(phi):
+        raise InputError(f"phi={phi!r} must be a finite number.")
+    try:
+        return CompoundScale(
+            phi=phi,
+            depth=alpha**phi,
+            width=beta**phi,
+            resolution=gamma**phi,
+            flops_ratio=(alpha * beta**2 * gamma**2) ** phi,
+        )
+    except OverflowError:
+        raise InputError(f"phi={phi!r} is too large to scale by.") from None
+
+
+def get_variant(variant: Variant) -> VariantSpec:
+    """Returns the spec for a name such as `"B0"`, a compound scale or a spec itself.
+
+    Raises:
+        InputError: if the name is unknown.
+    """
+    if isinstance(variant, VariantSpec):
+        return variant
+    if isinstance(variant, CompoundScale):
+        return variant.apply()
+    if isinstance(variant, str):
+        for name, known in spec.VARIANTS.items():
+            if variant.lower() in (name.lower(), f"efficientnet{name}".lower()):
+                return known
+    raise InputError(f"Unknown variant {variant!r}; choose one of {', '.join(spec.VARIANTS)}.")
+
+
+def round_filters(
+    filters: float,
+    width: float,
+    divisor: int = CHANNEL_DIVISOR,
+    limit_round_down: bool = True,
+) -> int:
+    """Scales a channel count and rounds it to the nearest multiple of `divisor`.
+
+    Args:
+        filters: unscaled channels.
+        width: multiplier.
+        divisor: the result is a positive multiple of this.
+        limit_round_down: go up one multiple where rounding down would take away more
+            than 10 % (TPU code; the V2 code leaves this out).
+    """
+    scaled = filters * width
+    rounded = max(divisor, int(scaled + divisor / 2) // divisor * divisor)
+    if limit_round_down and rounded < 0.9 * scaled:
+        rounded += divisor
+    return rounded
+
+
+def round_repeats(repeats: int, depth: float) -> int:
+    """Scales a repeat count, rounding up."""
+    return math.ceil(depth * repeats)
+
+
+def expand_blocks(variant: Variant) -> tuple[BlockSpec, ...]:
+    """Applies a variant's multipliers to its stage table.
+
+    Returns:
+        Every block in order, finished: nothing later needs to know which block is the
+        first of its stage.
+    """
+    variant = get_variant(variant)
+    blocks = []
+    for number, stage in enumerate(variant.stages, start=1):
+        repeats = (
+            round_repeats(stage.repeats, variant.depth) if stage.scale_repeats else stage.repeats
+        )
+        stage_in = scaled_filters(variant, stage.in_filters)
+        out_filters = scaled_filters(variant, stage.out_filters)
+        for index in range(repeats):
+            in_filters = stage_in if index == 0 else out_filters
+            stride = stage.stride if index == 0 else 1
+            blocks.append(
+                BlockSpec(
+                    name=f"block{number}{_letters(index)}",
+                    kind=stage.kind,
+                    kernel_size=stage.kernel_size,
+                    stride=stride,
+                    in_filters=in_filters,
+                    expanded_filters=in_filters * stage.expand_ratio,
+                    out_filters=out_filters,
+                    se_filters=max(1, int(in_filters * stage.se_ratio)) if stage.se_ratio else 0,
+                    skip=stage.skip and stride == 1 and in_filters == out_filters,
+                )
+            )
+    return tuple(blocks)
+
+
+def stem_filters(variant: VariantSpec) -> int:
+    """Channels of the first convolution."""
+    if not variant.scale_stem:
+        return variant.stem_filters
+    return scaled_filters(variant, variant.stem_filters)
+
+
+def head_filters(variant: VariantSpec) -> int:
+    """Channels of the last convolution, and features ahead of the classifier."""
+    if not variant.scale_head:
+        return variant.head_filters
+    return scaled_filters(variant, variant.head_filters)
+
+
+def scaled_filters(variant: VariantSpec, filters: int) -> int:
+    """Scales a channel count by a variant's width and rounding rule."""
+    return round_filters(filters, variant.width, limit_round_down=variant.limit_round_down)
+
+
+def drop_rates(blocks: Sequence[BlockSpec] | int, drop_connect_rate: float) -> tuple[float, ...]:
+    """Stochastic-depth rate of each block: `drop_connect_rate * i / N`, i from 0.
+
+    N counts the *scaled* blocks, as in the TPU code, so the last rate stays below
+    `drop_connect_rate` at any depth. A rate acts only where a block has a skip.
+    """
+    count = blocks if isinstance(blocks, int) else len(blocks)
+    return tuple(drop_connect_rate * index / count for index in range(count))
+
+
+def _letters(index: int) -> str:
+    """a, b, ... z, aa, ab, ...: deep variants have more than 26 blocks in a stage."""
+    letters = ""
+    index += 1
+    while index:
+        index, remainder = divmod(index - 1, 26)
+        letters = string.ascii_lowercase[remainder] + letters
+    return letters

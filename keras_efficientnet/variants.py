@@ -1,0 +1,131 @@
+"""The builders people call: one function for each published network.
+
+The numbers that differ between them stand in `spec.VARIANTS`; the options are the same
+for all and documented once, at `EfficientNet`.
+"""
+
+import os
+from typing import Any
+
+import keras
+
+from keras_efficientnet import model, scaling
+from keras_efficientnet.scaling import Variant
+from keras_efficientnet.weights import load_weights
+
+
+def EfficientNet(
+    variant: Variant,
+    include_top: bool = True,
+    weights: str | os.PathLike | None = None,
+    input_tensor: Any = None,
+    input_shape: tuple[int | None, ...] | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str | None = None,
+    *,
+    dropout_rate: float | None = None,
+    drop_connect_rate: float | None = None,
+    include_preprocessing: bool = True,
+) -> keras.Model:
+    """Builds an EfficientNet as a functional Keras model.
+
+    The options follow `keras.applications`, and the graph depends on them alone, never on
+    `weights`.
+
+    Args:
+        variant: a name such as `"B0"` or `"EfficientNetB0"`, a `VariantSpec`, or a
+            `CompoundScale` from `scaling.compound_scale(phi)`.
+        include_top: end in the pooled classifier rather than in the feature map.
+        weights: None for fresh weights, or the path of a `.weights.h5` or `.keras` file
+            that this package's model of the same architecture saved.
+        input_tensor: Keras tensor to build on.
+        input_shape: `(height, width, channels)` without the batch; height and width at
+            least 32 or None. By default the variant's resolution with three channels,
+            or `(None, None, 3)` without the top.
+        pooling: without the top, `"avg"` or `"max"` to pool the feature map globally.
+        classes: outputs of the classifier.
+        classifier_activation: of the classifier; None for logits.
+        name: of the model; `efficientnetb0` and so on by default.
+        dropout_rate: ahead of the classifier; the variant's own if None.
+        drop_connect_rate: stochastic depth; block i of N drops an image's residual branch
+            with probability `drop_connect_rate * i / N`. The variant's own if None.
+        include_preprocessing: take raw RGB pixels in 0-255 and normalize them in the
+            graph. If False, the input must be normalized already.
+
+    Returns:
+        A model from `[batch, height, width, channels]` to `[batch, classes]`. Without the
+        top, to the feature map `[batch, ceil(height / 32), ceil(width / 32), features]`,
+        or to `[batch, features]` with `pooling`.
+
+    Raises:
+        InputError: if an option has a value that cannot be built or loaded.
+    """
+    network = model.build(
+        scaling.get_variant(variant),
+        include_top=include_top,
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        dropout_rate=dropout_rate,
+        drop_connect_rate=drop_connect_rate,
+        include_preprocessing=include_preprocessing,
+        name=name,
+    )
+    if weights is not None:
+        load_weights(network, weights)
+    return network
+
+
+def _builder(variant_name: str):
+    def build(
+        include_top: bool = True,
+        weights: str | os.PathLike | None = None,
+        input_tensor: Any = None,
+        input_shape: tuple[int | None, ...] | None = None,
+        pooling: str | None = None,
+        classes: int = 1000,
+        classifier_activation: Any = "softmax",
+        name: str | None = None,
+        *,
+        dropout_rate: float | None = None,
+        drop_connect_rate: float | None = None,
+        include_preprocessing: bool = True,
+    ) -> keras.Model:
+        return EfficientNet(
+            variant_name,
+            include_top,
+            weights,
+            input_tensor,
+            input_shape,
+            pooling,
+            classes,
+            classifier_activation,
+            name,
+            dropout_rate=dropout_rate,
+            drop_connect_rate=drop_connect_rate,
+            include_preprocessing=include_preprocessing,
+        )
+
+    variant = scaling.get_variant(variant_name)
+    build.__name__ = build.__qualname__ = f"EfficientNet{variant_name}"
+    build.__doc__ = (
+        f"Builds EfficientNet-{variant_name}: {variant.resolution} px, width x{variant.width}, "
+        f"depth x{variant.depth}.\n\nSee `EfficientNet` for the options."
+    )
+    return build
+
+
+EfficientNetB0 = _builder("B0")
+EfficientNetB1 = _builder("B1")
+EfficientNetB2 = _builder("B2")
+EfficientNetB3 = _builder("B3")
+EfficientNetB4 = _builder("B4")
+EfficientNetB5 = _builder("B5")
+EfficientNetB6 = _builder("B6")
+EfficientNetB7 = _builder("B7")
+EfficientNetB8 = _builder("B8")
+EfficientNetL2 = _builder("L2")
