@@ -138,6 +138,7 @@ def train(
     from keras_efficientnet import scaling
 
     scaling.get_variant(variant)  # before the seconds that TensorFlow takes to load
+    _import_tensorflow()
     from keras_efficientnet.training.recipes import REFERENCE_BATCH_SIZE, recipe
     from keras_efficientnet.training.run import train as run
 
@@ -173,9 +174,8 @@ def evaluate(model, load_data, as_json):
     MODEL is a .keras file, a SavedModel folder or a .tflite file.
     """
     from keras_efficientnet.deploy.evaluation import evaluate as run
-    from keras_efficientnet.deploy.predictor import Predictor
 
-    result = run(Predictor(model), load_data())
+    result = run(_open_model(model), load_data())
     if as_json:
         _print_json(result)
         return
@@ -204,9 +204,7 @@ def predict(model, images, top, as_json):
     MODEL is a .keras file, a SavedModel folder or a .tflite file; class names and image
     size come from the file itself.
     """
-    from keras_efficientnet.deploy.predictor import Predictor
-
-    predictor = Predictor(model)
+    predictor = _open_model(model)
     results, errors = [], []
     for image in images:
         try:
@@ -267,6 +265,7 @@ def export(model, file_format, quantize, load_data, output, overwrite, as_json):
       keras-efficientnet export model.keras
       keras-efficientnet export model.keras --quantize int8 --calibration folder:photos
     """
+    _import_tensorflow()
     from keras_efficientnet.deploy.convert import convert
 
     report = convert(
@@ -326,6 +325,22 @@ def info(variant, image_size, classes, as_json):
         f"{total.multiply_adds / 1e9:.3f} G multiply-adds "
         f"(MACs), width x{spec.width:g}, depth x{spec.depth:g}, dropout {spec.dropout_rate:g}."
     )
+
+
+def _import_tensorflow() -> None:
+    """Imports TensorFlow without its start-up notes."""
+    from keras_efficientnet.quiet import silenced
+
+    with silenced():
+        import tensorflow  # noqa: F401
+
+
+def _open_model(path: Path):
+    from keras_efficientnet.deploy.predictor import Predictor
+    from keras_efficientnet.quiet import silenced
+
+    with silenced():
+        return Predictor(path)
 
 
 def _info_document(spec, total, blocks) -> dict[str, Any]:

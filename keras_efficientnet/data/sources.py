@@ -1,10 +1,12 @@
 """Data sets by name: `digits`, `folder:DIR` and `tfds:NAME`."""
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,13 +16,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from keras_efficientnet.data import images
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import InputError, reason
 
-DIGITS_TEST_FRACTION = 0.2
+HELD_OUT_FRACTION = 0.2
 DIGITS_IMAGE_SIZE = 32
-FOLDER_TEST_FRACTION = 0.2
-# A held-out split depends on the data alone, so that runs with other seeds can be compared.
-SPLIT_SEED = 0
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif"}
 TRAIN_FOLDERS = ("train", "training")
 TEST_FOLDERS = ("val", "valid", "validation", "test")
@@ -166,11 +165,11 @@ class TfdsExamples:
             self.count = builder.info.splits[split].num_examples
         except (KeyError, ValueError, AssertionError):
             raise InputError(
-                f"Split {split!r} is not in {builder.name}; it has "
+                f"Data set {builder.name!r} has no split {split!r}; it has "
                 f"{', '.join(builder.info.splits)}."
             ) from None
         if not self.count:
-            raise InputError(f"Split {split!r} of {builder.name} is empty.")
+            raise InputError(f"Split {split!r} of data set {builder.name!r} is empty.")
 
     def __len__(self) -> int:
         return self.count
@@ -211,19 +210,30 @@ def in_threads(function: Callable, items: list, workers: int | None = None) -> I
             pending += [pool.submit(function, item) for item in islice(remaining, 1)]
 
 
+def stratified_split(labels: Any, test_count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the indices to train on and those held out, each in order.
+
+    Every class is held out in proportion, and the split depends on the labels alone, so
+    that runs with other seeds can be compared.
+    """
+    from sklearn.model_selection import train_test_split
+
+    train, test = train_test_split(
+        np.arange(len(labels)), test_size=test_count, stratify=labels, random_state=0
+    )
+    return np.sort(train), np.sort(test)
+
+
 def _digits() -> DataSet:
     from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
 
     digits = load_digits()
     grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # [1797, 8, 8]
-    pixels = np.repeat(grey[..., None], 3, axis=-1)
-    train, test = train_test_split(
-        np.arange(len(pixels)),
-        test_size=DIGITS_TEST_FRACTION,
-        stratify=digits.target,
-        random_state=SPLIT_SEED,
+    # Enlarged here, because a random crop of 8 pixels has too few places to be.
+    pixels = np.stack(
+        [images.prepare(images.read(image), DIGITS_IMAGE_SIZE, 1.0) for image in grey]
     )
+    train, test = stratified_split(digits.target, math.ceil(HELD_OUT_FRACTION * len(pixels)))
     return DataSet(
         name="digits",
         source="digits",
@@ -326,40 +336,30 @@ def _check(path: Path) -> int:
 def _hold_out(
     examples: FileExamples, class_names: tuple[str, ...]
 ) -> tuple[FileExamples, FileExamples]:
-    from sklearn.model_selection import train_test_split
-
     counts = np.bincount(examples.labels, minlength=len(class_names))
     if counts.min() < 2:
         raise InputError(
             f"Class {class_names[counts.argmin()]!r} has only one image; at least two are needed, "
             "one of them to be held out."
         )
-    test_count = max(len(class_names), round(FOLDER_TEST_FRACTION * len(examples)))
-    train, test = train_test_split(
-        np.arange(len(examples)),
-        test_size=test_count,
-        stratify=examples.labels,
-        random_state=SPLIT_SEED,
-    )
-    return examples.subset(np.sort(train)), examples.subset(np.sort(test))
+    test_count = max(len(class_names), math.ceil(HELD_OUT_FRACTION * len(examples)))
+    train, test = stratified_split(examples.labels, test_count)
+    return examples.subset(train), examples.subset(test)
 
 
 def _upright(image, orientation):
-    """Undoes an EXIF orientation: a mirror image where it is 2, 4, 5 or 7, then turns."""
+    """Undoes an EXIF orientation of 1 to 8; other values, which some files hold, do nothing."""
     import tensorflow as tf
 
-    def turned(mirror: bool, quarter_turns: int):
-        flipped = tf.image.flip_left_right(image) if mirror else image
-        return tf.image.rot90(flipped, quarter_turns) if quarter_turns else flipped
+    def turn(mirror: bool, quarter_turns: int):
+        turned = tf.image.flip_left_right(image) if mirror else image
+        return tf.image.rot90(turned, quarter_turns) if quarter_turns else turned
 
-    # Quarter turns are counter-clockwise, applied after the mirror.
-    steps = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3)}
-    steps |= {7: (True, 3), 8: (False, 1)}
-    branches = {
-        value: (lambda mirror=mirror, turns=turns: turned(mirror, turns))
-        for value, (mirror, turns) in steps.items()
-    }
-    return tf.switch_case(orientation, branches, default=lambda: image)
+    # Whether mirrored, then quarter turns counter-clockwise.
+    steps = [(False, 0), (True, 0), (False, 2), (True, 2)]
+    steps += [(True, 1), (False, 3), (True, 3), (False, 1)]
+    branches = [partial(turn, *step) for step in steps]
+    return tf.switch_case(orientation - 1, branches, default=lambda: image)
 
 
 def _tfds(name: str, source: str, train_split: str | None, test_split: str | None) -> DataSet:
@@ -368,27 +368,53 @@ def _tfds(name: str, source: str, train_split: str | None, test_split: str | Non
     try:
         builder = tfds.builder(name)
     except Exception as error:  # many types, one for each way of not finding a data set
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"tensorflow-datasets cannot open {name!r}: {reason}") from error
-    features = builder.info.features
-    supervised = builder.info.supervised_keys
-    if not supervised or not all(key in features for key in supervised[:2]):
-        raise InputError(f"{name!r} has no image and label to train on.")
-    label = features[supervised[1]]
-    if not isinstance(features[supervised[0]], tfds.features.Image) or not isinstance(
-        label, tfds.features.ClassLabel
+        raise InputError(f"tensorflow-datasets cannot open {name!r}: {reason(error)}.") from error
+    return from_builder(builder, source, train_split, test_split)
+
+
+def from_builder(
+    builder: Any,
+    source: str | None = None,
+    train_split: str | None = None,
+    test_split: str | None = None,
+) -> DataSet:
+    """Makes a data set of a tensorflow-datasets builder, preparing it where it needs that.
+
+    Args:
+        builder: such as `tfds.builder("tf_flowers")` or
+            `tfds.folder_dataset.ImageFolder("photos")`.
+        source: text to remember it by; `tfds:NAME` if None.
+        train_split: training images; the split called `train` if None.
+        test_split: held-out images; the split called `test` or `validation` if None, or
+            20 % of the training split where there is neither.
+
+    Raises:
+        InputError: if it does not map images to classes, cannot be prepared, or has no
+            such split.
+    """
+    import tensorflow_datasets as tfds
+
+    features, keys = builder.info.features, builder.info.supervised_keys
+    if not (
+        keys
+        and all(key in features for key in keys)
+        and isinstance(features[keys[0]], tfds.features.Image)
+        and isinstance(features[keys[1]], tfds.features.ClassLabel)
     ):
-        raise InputError(f"{name!r} does not map an image to a class label.")
+        raise InputError(f"Data set {builder.name!r} does not map an image to a class label.")
     try:
         builder.download_and_prepare()
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"tensorflow-datasets cannot prepare {name!r}: {reason}") from error
+    except NotImplementedError:
+        pass  # folders of images are ready as they are
+    except Exception as error:  # from the network, the disk or the data set's own code
+        raise InputError(
+            f"tensorflow-datasets cannot prepare {builder.name!r}: {reason(error)}."
+        ) from error
     train_split, test_split = _split_names(builder, train_split, test_split)
     return DataSet(
         name=_slug(builder.name),
-        source=source,
-        class_names=tuple(label.names),
+        source=source or f"tfds:{builder.name}",
+        class_names=tuple(features[keys[1]].names),
         train=TfdsExamples(builder, train_split),
         test=TfdsExamples(builder, test_split),
         crop_fraction=images.PHOTO_CROP_FRACTION,
@@ -398,15 +424,19 @@ def _tfds(name: str, source: str, train_split: str | None, test_split: str | Non
 
 def _split_names(builder, train: str | None, test: str | None) -> tuple[str, str]:
     available = list(builder.info.splits)
+    if not available:
+        raise InputError(f"Data set {builder.name!r} has no splits.")
     if test is None:
         test = next((name for name in TEST_FOLDERS if name in available), None)
     if train is None:
         train = next((name for name in TRAIN_FOLDERS if name in available), available[0])
         if test is None:
-            percent = round(100 * FOLDER_TEST_FRACTION)
+            percent = round(100 * HELD_OUT_FRACTION)
             train, test = f"{train}[{percent}%:]", f"{train}[:{percent}%]"
     if test is None:
-        raise InputError(f"{builder.name} has no test split; name one of {', '.join(available)}.")
+        raise InputError(
+            f"Data set {builder.name!r} has no test split; name one of {', '.join(available)}."
+        )
     return train, test
 
 

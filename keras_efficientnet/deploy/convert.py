@@ -13,7 +13,7 @@ from keras_efficientnet.data.sources import DataSet
 from keras_efficientnet.deploy.export import Quantization, export_saved_model, export_tflite
 from keras_efficientnet.deploy.metadata import ModelInfo, read_info
 from keras_efficientnet.deploy.verify import verify
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import InputError, reason
 from keras_efficientnet.files import size_in_bytes, written_whole
 
 CALIBRATION_IMAGES = 200
@@ -89,8 +89,7 @@ def _open(source: Path, file_format: str) -> tuple[Any, ModelInfo]:
         try:
             model = keras.saving.load_model(source, compile=False, safe_mode=True)
         except Exception as error:  # damaged archives fail in many ways
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise InputError(f"Cannot load model {str(source)!r}: {reason}.") from error
+            raise InputError(f"Cannot load model {str(source)!r}: {reason(error)}.") from error
         shape = tuple(model.input_shape[1:])
     else:
         raise InputError(

@@ -1,6 +1,5 @@
 """Writes a model as .keras, SavedModel or LiteRT (TFLite)."""
 
-import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from keras_efficientnet.deploy.metadata import ModelInfo, write_info
 from keras_efficientnet.errors import InputError
+from keras_efficientnet.quiet import silenced
 
 Quantization = Literal["float32", "float16", "dynamic", "int8"]
 QUANTIZATIONS: tuple[Quantization, ...] = ("float32", "float16", "dynamic", "int8")
@@ -25,11 +25,20 @@ def save_keras(model: keras.Model, path: str | os.PathLike, info: ModelInfo) -> 
 def export_saved_model(model: keras.Model, path: str | os.PathLike, info: ModelInfo) -> None:
     """Exports a model as a TensorFlow SavedModel that needs no class of this package.
 
-    Its `serving_default` takes float32 `[batch, height, width, channels]` with a free
-    batch, pixels in 0-255, and gives `[batch, classes]`.
+    Its `serving_default`, which a loaded model also has as `serve`, takes float32
+    `images` `[batch, height, width, channels]` with a free batch and pixels in 0-255, and
+    gives float32 `scores` `[batch, classes]`.
     """
-    signature = [keras.InputSpec(shape=(None, *_static_shape(model)), dtype="float32")]
-    model.export(str(path), format="tf_saved_model", verbose=False, input_signature=signature)
+    import tensorflow as tf
+
+    images = tf.TensorSpec((None, *_static_shape(model)), tf.float32, name="images")
+    # Keras' own export writes every variable twice.
+    module: Any = tf.Module()
+    module.variables_ = [variable.value for variable in model.variables]
+    module.serve = tf.function(
+        lambda images: {"scores": model(images, training=False)}, input_signature=[images]
+    )
+    tf.saved_model.save(module, str(path), signatures=module.serve)
     write_info(Path(path), info)
 
 
@@ -60,9 +69,10 @@ def export_tflite(
 
     if quantize not in QUANTIZATIONS:
         raise InputError(f"quantize={quantize!r} must be one of {', '.join(QUANTIZATIONS)}.")
-    function, shape, tracked = _single_image_function(model)
-    with _quiet_converter():
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tracked)
+    # The function holds its variables weakly: `owner` keeps them alive.
+    function, shape, owner = _single_image_function(model)
+    with silenced():
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
         if quantize != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if quantize == "float16":
@@ -74,6 +84,7 @@ def export_tflite(
             converter.inference_output_type = tf.uint8
             _check_calibration(calibration, shape)
         content = converter.convert()
+    del owner
     Path(path).write_bytes(content)
     write_info(Path(path), info)
 
@@ -86,7 +97,7 @@ def _single_image_function(model: Any):
         owner = tf.saved_model.load(model)
         signature = owner.signatures["serving_default"]
         ((name, spec),) = signature.structured_input_signature[1].items()
-        ((output, _),) = signature.structured_outputs.items()
+        (output,) = signature.structured_outputs
         shape = tuple(spec.shape[1:])
         function = tf.function(lambda images: signature(**{name: images})[output])
     else:
@@ -120,16 +131,3 @@ def _check_calibration(calibration: np.ndarray | None, shape: tuple[int, ...]) -
 def _calibrate(calibration, shape) -> Iterator[list[np.ndarray]]:
     for image in calibration:
         yield [image.astype(np.float32)[None]]
-
-
-@contextlib.contextmanager
-def _quiet_converter():
-    """Sends the converter's chatter, which it prints from C++, to the null device."""
-    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(null)

@@ -9,7 +9,7 @@ import numpy as np
 from keras_efficientnet.data import images
 from keras_efficientnet.deploy import runtime
 from keras_efficientnet.deploy.metadata import ModelInfo, read_info
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import InputError, reason
 
 
 class Predictor:
@@ -38,8 +38,7 @@ class Predictor:
         try:
             self._runner = runtime.open_model(path)
         except Exception as error:  # each format's loader has error types of its own
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise InputError(f"Cannot load model {str(path)!r}: {reason}.") from error
+            raise InputError(f"Cannot load model {str(path)!r}: {reason(error)}.") from error
         shape = self._runner.input_shape
         if len(shape) != 3 or shape[2] != 3:
             raise InputError(f"Model {str(path)!r} takes input {shape}, not RGB images.")

@@ -69,7 +69,7 @@ def _saved_model(path: Path) -> Runner:
     # A signature holds its variables weakly, so `run` keeps the whole.
     signature = loaded.signatures["serving_default"]
     ((input_name, spec),) = signature.structured_input_signature[1].items()
-    ((output_name, _),) = signature.structured_outputs.items()
+    (output_name,) = signature.structured_outputs
 
     def run(images):
         signature = loaded.signatures["serving_default"]

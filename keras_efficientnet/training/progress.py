@@ -1,6 +1,7 @@
 """What a run shows while it goes, and when it gives up."""
 
 import math
+import sys
 
 import keras
 from tqdm import tqdm
@@ -26,11 +27,15 @@ class ProgressBar(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         """Opens the bar."""
         total = self.params["epochs"] * self.steps_per_epoch * self.batch_size
-        self.bar = tqdm(total=total, unit="img", unit_scale=True, dynamic_ncols=True)
+        # A log file wants a line now and then, a terminal a bar that moves.
+        seconds = 0.1 if sys.stderr.isatty() else 10
+        self.bar = tqdm(
+            total=total, unit="img", unit_scale=True, dynamic_ncols=True, mininterval=seconds
+        )
 
     def on_epoch_begin(self, epoch, logs=None):
         """Names the epoch."""
-        self.bar.set_description(f"Epoch {epoch + 1}/{self.params['epochs']}")
+        self.bar.set_description(f"Epoch {epoch + 1}/{self.params['epochs']}", refresh=False)
 
     def on_train_batch_end(self, batch, logs=None):
         """Moves the bar."""
@@ -48,7 +53,8 @@ class ProgressBar(keras.callbacks.Callback):
                     ("val_accuracy", "val acc"),
                 )
                 if name in logs
-            )
+            ),
+            refresh=False,
         )
         logs["learning_rate"] = float(
             keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)

@@ -34,6 +34,7 @@ class Recipe:
         epsilon: RMSprop's epsilon.
         label_smoothing: share of the target spread evenly over all classes.
         min_crop_area: smallest share of an image that a training crop keeps.
+        drop_connect_rate: stochastic depth, see `EfficientNet`.
     """
 
     name: str = "paper"
@@ -48,6 +49,7 @@ class Recipe:
     epsilon: float = 0.001
     label_smoothing: float = 0.1
     min_crop_area: float = 0.08
+    drop_connect_rate: float = 0.2
 
     def __post_init__(self):
         """Refuses values that cannot be trained with."""
@@ -62,6 +64,7 @@ class Recipe:
             ("momentum", 0 <= self.momentum < 1, "at least 0 and below 1"),
             ("epsilon", self.epsilon > 0, "above 0"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1"),
+            ("drop_connect_rate", 0 <= self.drop_connect_rate < 1, "at least 0 and below 1"),
             ("min_crop_area", 0 < self.min_crop_area <= 1, "above 0 and at most 1"),
         ):
             if not valid:
@@ -116,8 +119,8 @@ def recipe(name: str, **overrides) -> Recipe:
     """Returns a recipe by name, with single values replaced.
 
     - `"paper"`: ImageNet from scratch, 350 epochs at batch 4096.
-    - `"small"`: from scratch on a small data set: small batches, and the paper's warm-up
-      and decay squeezed into few epochs so that the rate ends as low as the paper's.
+    - `"small"`: from scratch on a small data set: small batches, milder regularization,
+      and the paper's decay squeezed into few epochs so that the rate ends as low.
 
     Example:
         >>> recipe("paper").learning_rate
@@ -138,7 +141,8 @@ def recipe(name: str, **overrides) -> Recipe:
             epochs=epochs,
             warmup_epochs=min(2, epochs / 4),
             decay_epochs=paper.decay_epochs * max(1, epochs) / paper.epochs,
-            min_crop_area=0.5,
+            min_crop_area=0.75,
+            drop_connect_rate=0.1,
         )
     else:
         raise InputError(f"Unknown recipe {name!r}; choose paper or small.")

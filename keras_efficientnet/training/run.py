@@ -81,6 +81,7 @@ def train(
             weights=weights,
             input_shape=(size, size, 3),
             classes=len(data.class_names),
+            drop_connect_rate=training_recipe.drop_connect_rate,
         )
         images, labels = _held_out(data, size)
         history = fit(model, data, training_recipe, size, seed, (images, labels))
