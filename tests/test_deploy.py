@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import zipfile
+from typing import Any
 
 import keras
 import numpy as np
@@ -228,6 +229,7 @@ def test_what_cannot_be_converted_or_opened_is_refused(files, model, info, photo
     (tmp_path / "broken.keras").write_bytes(b"PK not really")
     (tmp_path / "broken.tflite").write_bytes(b"TFL3 not really" * 9)
     (tmp_path / "folder").mkdir()
+    bad: Any = "int4"
     for call, message in (
         (lambda: convert(files["float32"]), "cannot be converted"),
         (lambda: convert(tmp_path / "none.keras"), "does not exist"),
@@ -238,7 +240,7 @@ def test_what_cannot_be_converted_or_opened_is_refused(files, model, info, photo
         (lambda: deploy.Predictor(tmp_path / "broken.keras"), "Cannot load model"),
         (lambda: deploy.Predictor(tmp_path / "broken.tflite"), "Cannot load model"),
         (lambda: deploy.Predictor(tmp_path / "folder"), "neither a .keras file"),
-        (lambda: deploy.export_tflite(model, tmp_path / "x", info, "int4"), "must be one of"),
+        (lambda: convert(files["keras"], quantize=bad, output=tmp_path), "must be one of"),
         (lambda: deploy.export_tflite(model, tmp_path / "x", info, "int8"), "calibration images"),
         (
             lambda: deploy.export_tflite(model, tmp_path / "x", info, "int8", photos[:, ::2]),

@@ -38,8 +38,8 @@ def test_the_crop_is_the_centre_square(width, height):
 
 def test_orientation_of_phone_photos_is_applied():
     upright = gradient(40, 20)
+    exif = Image.Exif()
     for orientation in range(1, 9):
-        exif = Image.Exif()
         exif[0x0112] = orientation
         turned = images.read(encoded(upright, "PNG", exif=exif))
         expected = {5: (20, 40), 6: (20, 40), 7: (20, 40), 8: (20, 40)}

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,13 +20,16 @@ def write_classes(root, count=5, size=(40, 30)):
 
 
 def test_digits_are_split_once_and_for_all():
-    data = sources.load("digits")
+    data: Any = sources.load("digits")
     assert (len(data.train), len(data.test)) == (1437, 360)
     assert data.class_names == tuple("0123456789")
     assert np.ptp(np.bincount(data.test.labels)) <= 2  # stratified
     assert not data.mirror
     everything = np.concatenate([data.train.pixels, data.test.pixels])
-    shrunk = [np.asarray(Image.fromarray(image).resize((8, 8), Image.BOX)) for image in everything]
+    shrunk = [
+        np.asarray(Image.fromarray(image).resize((8, 8), Image.Resampling.BOX))
+        for image in everything
+    ]
     original = load_digits()
     order = np.concatenate(sources.stratified_split(original.target, 360))
     # Enlarging rings a little, but each image is still nearest to the one it was made of.
@@ -32,13 +37,13 @@ def test_digits_are_split_once_and_for_all():
     distance = np.abs(found - original.images[None]).sum((2, 3))
     assert distance.argmin(1).tolist() == order[::50].tolist()
     assert original.target[order].tolist() == [*data.train.labels, *data.test.labels]
-    again = sources.load("digits")
+    again: Any = sources.load("digits")
     np.testing.assert_array_equal(again.test.pixels, data.test.pixels)
 
 
 def test_folder_without_splits_holds_out_a_fifth(tmp_path):
     write_classes(tmp_path / "photos", count=10)
-    data = sources.load(f"folder:{tmp_path / 'photos'}")
+    data: Any = sources.load(f"folder:{tmp_path / 'photos'}")
     assert data.name == "photos"
     assert data.class_names == ("blue", "red")
     assert (len(data.train), len(data.test)) == (16, 4)
@@ -52,7 +57,7 @@ def test_folder_without_splits_holds_out_a_fifth(tmp_path):
 def test_folder_with_splits_keeps_them(tmp_path, test_name):
     write_classes(tmp_path / "train", count=4)
     write_classes(tmp_path / test_name, count=2)
-    data = sources.load(f"folder:{tmp_path}")
+    data: Any = sources.load(f"folder:{tmp_path}")
     assert (len(data.train), len(data.test)) == (8, 4)
     assert {path.parts[-3] for path in data.test.paths} == {test_name}
 
@@ -67,7 +72,7 @@ def test_training_sees_what_evaluation_sees(tmp_path):
         exif[sources.ORIENTATION_TAG] = orientation
         for name in COLOURS:
             Image.fromarray(pixels).save(tmp_path / name / f"{orientation}.png", exif=exif)
-    data = sources.load(f"folder:{tmp_path}")
+    data: Any = sources.load(f"folder:{tmp_path}")
     evaluated = sorted((np.asarray(image).tobytes(), label) for image, label in data.train)
     trained = sorted(
         (image.tobytes(), int(label)) for image, label in data.train.shuffled(0).as_numpy_iterator()
@@ -175,7 +180,7 @@ def test_tfds_data_is_found_by_name(flowers_metadata):
     import tensorflow_datasets as tfds
 
     with tfds.testing.mock_data(num_examples=10, data_dir=str(flowers_metadata)):
-        data = sources.load("tfds:tf_flowers")
+        data: Any = sources.load("tfds:tf_flowers")
         assert data.name == "tf_flowers"
         assert data.class_names == ("dandelion", "daisy", "tulips", "sunflowers", "roses")
         assert (data.train.split, data.test.split) == ("train[20%:]", "train[:20%]")
@@ -201,7 +206,7 @@ def test_tfds_image_folder(tmp_path):
 
     for split, count in (("train", 4), ("test", 2)):
         write_classes(tmp_path / split, count=count)
-    data = sources.from_builder(tfds.folder_dataset.ImageFolder(str(tmp_path)))
+    data: Any = sources.from_builder(tfds.folder_dataset.ImageFolder(str(tmp_path)))
     assert data.class_names == ("blue", "red")
     assert (len(data.train), len(data.test)) == (8, 4)
     for image, label in data.test:

@@ -1,6 +1,7 @@
 """Writes a model as .keras, SavedModel or LiteRT (TFLite)."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -71,7 +72,9 @@ def export_tflite(
         raise InputError(f"quantize={quantize!r} must be one of {', '.join(QUANTIZATIONS)}.")
     # The function holds its variables weakly: `owner` keeps them alive.
     function, shape, owner = _single_image_function(model)
-    with silenced():
+    with silenced(), warnings.catch_warnings():
+        # It asks for input statistics, which uint8 images do not need.
+        warnings.filterwarnings("ignore", "Statistics for quantized inputs", UserWarning)
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
         if quantize != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
