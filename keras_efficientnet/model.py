@@ -107,7 +107,7 @@ def feature_pyramid(model: keras.Model) -> keras.Model:
             f"Model {model.name!r} has no EfficientNet blocks; pass a model that a "
             "keras_efficientnet builder returned."
         )
-    return keras.Model(model.inputs, list(taps.values()), name=f"{model.name}_pyramid")
+    return keras.Model(model.input, list(taps.values()), name=f"{model.name}_pyramid")
 
 
 def _mbconv(x, variant: VariantSpec, block: BlockSpec, drop_rate: float):
