@@ -1,0 +1,1 @@
+"""From files to batches: decoding, cropping and augmentation for `tf.data`."""
