@@ -479,6 +479,7 @@ def test_bad_arguments_are_named():
     for call, message in (
         (lambda: augment.rand_augment(image, [0, 0], num_layers=-1), "num_layers=-1"),
         (lambda: augment.rand_augment(image, [0, 0], magnitude=-2), "magnitude=-2"),
+        (lambda: augment.rand_augment(image, [0, 0], magnitude=31), "magnitude=31"),
         (lambda: augment.rand_augment(image, [0, 0], magnitude=float("nan")), "magnitude=nan"),
         (lambda: augment.rand_augment(image, [0, 0], op_probability=1.5), "op_probability=1.5"),
         (lambda: augment.rand_augment(image[None], [0, 0]), r"shape \(1, 8, 8, 3\)"),

@@ -26,6 +26,9 @@ makes the same coin as its mean. That code never reads the number it draws, thou
 applies whatever it has chosen: this is `op_probability=1`.
 """
 
+MAX_MAGNITUDE = 30
+"""The highest of RandAugment that TPU autoaugment.py names."""
+
 # TPU autoaugment.py, the `HParams` of each policy, in pixels at level 10.
 _RAND_AUGMENT_REACH = {"translate": 100, "cutout": 40}
 _AUTO_AUGMENT_REACH = {"translate": 250, "cutout": 100}
@@ -117,8 +120,8 @@ def rand_augment(
             are in pixels, meant for images of some 200 and more.
         seed: integers `[2]`.
         num_layers: operations drawn, one after the other (N in the paper).
-        magnitude: level of all of them, 0 or more (M in the paper; the published
-            models use 10, B5 17, B7 and B8 28).
+        magnitude: level of all of them, 0 to 30 (M in the paper; the published models
+            use 10, B5 17, B7 and B8 28).
         op_probability: that a drawn operation is applied, see `OP_PROBABILITY`.
 
     Returns:
@@ -132,8 +135,8 @@ def rand_augment(
     image = _check_image(image)
     if num_layers < 0:
         raise InputError(f"num_layers={num_layers} must be 0 or more.")
-    if not 0 <= magnitude < float("inf"):
-        raise InputError(f"magnitude={magnitude} must be 0 or more, usually 5 to 30.")
+    if not 0 <= magnitude <= MAX_MAGNITUDE:
+        raise InputError(f"magnitude={magnitude} must be from 0 to {MAX_MAGNITUDE}.")
     if not 0 <= op_probability <= 1:
         raise InputError(f"op_probability={op_probability} must be from 0 to 1.")
     arguments = tf.constant(

@@ -7,8 +7,7 @@ import tensorflow as tf
 
 from keras_efficientnet.errors import InputError
 
-# AutoGraph, which `Dataset.map` applies to all it calls, would find nothing to convert here
-# and make tracing take twice as long.
+# As in augment.py: AutoGraph would only make tracing slower.
 _plain = tf.autograph.experimental.do_not_convert
 
 # Arguments of the TPU code's random crop. It also asks that a tenth of the image be

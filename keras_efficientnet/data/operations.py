@@ -11,6 +11,7 @@ where arithmetic cannot do: on a CPU `tf.gather` costs several times an elementw
 gathers `gather_nd` has the faster kernel.
 """
 
+import math
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -59,7 +60,7 @@ def invert(image, _=None):
 
 def rotate(image, degrees):
     """Turns the image about its centre, counterclockwise for positive degrees."""
-    radians = tf.cast(degrees, tf.float64) * (3.141592653589793 / 180)
+    radians = tf.cast(degrees, tf.float64) * (math.pi / 180)
     cos, sin = tf.cos(radians), tf.sin(radians)
     height, width = (tf.cast(side, tf.float64) / 2 for side in tf.unstack(tf.shape(image)[:2]))
     return _affine(
