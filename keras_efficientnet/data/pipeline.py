@@ -8,10 +8,6 @@ from keras_efficientnet.data import images
 from keras_efficientnet.data.sources import DataSet, Examples, in_threads
 from keras_efficientnet.errors import InputError
 
-# TPU code, preprocessing.py.
-CROP_RATIOS = (3 / 4, 4 / 3)
-CROP_ATTEMPTS = 10
-
 
 def training_batches(
     dataset: DataSet, size: int, batch_size: int, seed: int, min_crop_area: float
@@ -31,18 +27,17 @@ def training_batches(
         min_crop_area: smallest share of an image that a crop keeps, in (0, 1].
 
     Returns:
-        A `tf.data.Dataset` of float32 `[batch, size, size, 3]` in 0-255 and int labels
+        A `tf.data.Dataset` of uint8 `[batch, size, size, 3]` and int labels
         `[batch]`.
     """
     import tensorflow as tf
 
+    from keras_efficientnet.data.crop import random_resized_crop
+
     def augment(example, position):
         image, label = example
-        seeds = tf.random.split(tf.stack([tf.cast(seed, tf.int64), position]), 2)
-        image = _random_crop(image, size, min_crop_area, seeds[0])
-        if dataset.mirror:
-            image = tf.image.stateless_random_flip_left_right(image, seeds[1])
-        return image, label
+        key = tf.stack([tf.cast(seed, tf.int64), position])
+        return random_resized_crop(image, size, key, dataset.mirror, min_crop_area), label
 
     stream = tf.data.Dataset.zip(dataset.train.shuffled(seed).repeat(), tf.data.Dataset.counter())
     return (
@@ -85,22 +80,3 @@ def prepare_files(paths: list, size: int, crop_fraction: float) -> np.ndarray:
         return images.prepare(images.read(path), size, crop_fraction)
 
     return np.stack(list(in_threads(prepare, paths)))
-
-
-def _random_crop(image, size: int, min_area: float, seed):
-    """Inception-style crop (TPU code): a random rectangle, resized bicubic to a square."""
-    import tensorflow as tf
-
-    begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
-        tf.shape(image),
-        tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
-        seed=seed,
-        min_object_covered=0.1,
-        aspect_ratio_range=CROP_RATIOS,
-        area_range=(min_area, 1.0),
-        max_attempts=CROP_ATTEMPTS,
-        use_image_if_no_bounding_boxes=True,
-    )
-    cropped = tf.slice(image, begin, extent)
-    resized = tf.image.resize(cropped, (size, size), "bicubic", antialias=True)
-    return tf.clip_by_value(resized, 0.0, 255.0)
