@@ -72,7 +72,7 @@ def b7():
         keras.applications.EfficientNetB7,
     )
     models, best = [None, None], [float("inf"), float("inf")]
-    for _ in range(2):
+    for _ in range(3):
         for index, build in enumerate(builders):
             models[index] = None
             gc.collect()
