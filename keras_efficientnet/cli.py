@@ -97,7 +97,7 @@ DATA_HELP = (
 @click.option("--epochs", type=int, help="Passes over the training images. [default: 20]")
 @click.option("--batch-size", type=int, help="Images in a step. [default: 32]")
 @click.option(
-    "--learning-rate", type=float, help="Peak, at this batch size. [default: 0.016 for 256 images]"
+    "--learning-rate", type=float, help="Peak, at this batch size. [default: 0.008 for 256 images]"
 )
 @click.option(
     "--seed", type=int, default=0, show_default=True, help="Of weights, order and augmentation."

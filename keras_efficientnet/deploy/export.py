@@ -75,6 +75,7 @@ def export_tflite(
     with silenced(), warnings.catch_warnings():
         # It asks for input statistics, which uint8 images do not need.
         warnings.filterwarnings("ignore", "Statistics for quantized inputs", UserWarning)
+        # Given the model as well, the converter would leave its variables outside the file.
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
         if quantize != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]

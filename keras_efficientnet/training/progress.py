@@ -2,6 +2,7 @@
 
 import math
 import sys
+from typing import Any
 
 import keras
 from tqdm import tqdm
@@ -22,7 +23,7 @@ class ProgressBar(keras.callbacks.Callback):
     def __init__(self, batch_size: int, steps_per_epoch: int):
         super().__init__()
         self.batch_size, self.steps_per_epoch = batch_size, steps_per_epoch
-        self.results = ""
+        self.bar: Any = None
 
     def on_train_begin(self, logs=None):
         """Opens the bar."""
@@ -62,7 +63,12 @@ class ProgressBar(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         """Closes the bar."""
-        self.bar.close()
+        self.close()
+
+    def close(self) -> None:
+        """Ends the bar's line; needed where an error ends the run."""
+        if self.bar is not None:
+            self.bar.close()
 
 
 class StopOnNaN(keras.callbacks.Callback):

@@ -133,16 +133,20 @@ def fit(
         data, image_size, batch_size, seed, training_recipe.min_crop_area
     )
     training_recipe.compile(model, steps_per_epoch)
-    return model.fit(
-        batches,
-        epochs=training_recipe.epochs,
-        steps_per_epoch=steps_per_epoch,
-        validation_data=held_out,
-        validation_batch_size=64,
-        shuffle=False,  # the batches come shuffled
-        verbose=0,
-        callbacks=[ProgressBar(batch_size, steps_per_epoch), StopOnNaN()],
-    )
+    progress = ProgressBar(batch_size, steps_per_epoch)
+    try:
+        return model.fit(
+            batches,
+            epochs=training_recipe.epochs,
+            steps_per_epoch=steps_per_epoch,
+            validation_data=held_out,
+            validation_batch_size=64,
+            shuffle=False,  # the batches come shuffled
+            verbose=0,
+            callbacks=[progress, StopOnNaN()],
+        )
+    finally:
+        progress.close()
 
 
 def _held_out(data: DataSet, size: int) -> tuple[np.ndarray, np.ndarray]:
