@@ -2,6 +2,7 @@ from . import cost as cost
 from . import layers as layers
 from . import scaling as scaling
 from . import spec as spec
+from . import weights as weights
 from ._version import __version__ as __version__
 from .errors import InputError as InputError
 from .model import feature_pyramid as feature_pyramid
@@ -34,4 +35,5 @@ from .variants import EfficientNetV2L as EfficientNetV2L
 from .variants import EfficientNetV2M as EfficientNetV2M
 from .variants import EfficientNetV2S as EfficientNetV2S
 from .variants import EfficientNetV2XL as EfficientNetV2XL
+from .weights import LoadReport as LoadReport
 from .weights import load_weights as load_weights

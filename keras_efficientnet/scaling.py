@@ -191,7 +191,7 @@ def expand_blocks(variant: Variant) -> tuple[BlockSpec, ...]:
                 expand_from = scaled_filters(variant, stage.expand_from)
             blocks.append(
                 BlockSpec(
-                    name=f"block{number}{_letters(index)}",
+                    name=f"block{number}{letters(index)}",
                     kind=stage.kind,
                     kernel_size=stage.kernel_size,
                     stride=stride,
@@ -238,11 +238,11 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower()).removeprefix("efficientnet")
 
 
-def _letters(index: int) -> str:
+def letters(index: int) -> str:
     """a, b, ... z, aa, ab, ...: deep variants have more than 26 blocks in a stage."""
-    letters = ""
+    name = ""
     index += 1
     while index:
         index, remainder = divmod(index - 1, 26)
-        letters = string.ascii_lowercase[remainder] + letters
-    return letters
+        name = string.ascii_lowercase[remainder] + name
+    return name

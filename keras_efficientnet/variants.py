@@ -38,8 +38,10 @@ def EfficientNet(
         variant: a name such as `"B0"`, `"V2-S"` or `"EfficientNetB0"`, a `VariantSpec`, or a
             `CompoundScale` from `scaling.compound_scale(phi)`.
         include_top: end in the pooled classifier rather than in the feature map.
-        weights: None for fresh weights, or the path of a `.weights.h5` or `.keras` file
-            that this package's model of the same architecture saved.
+        weights: None for fresh weights, the name of a published set such as `"imagenet"`
+            (`weights.registry.table()` lists them), or the path of a weight file of any
+            layout that `load_weights` accepts. With other `classes` the classifier stays
+            fresh.
         input_tensor: Keras tensor to build on.
         input_shape: `(height, width, channels)` without the batch; height and width at
             least 32 or None. By default the variant's resolution with three channels,
