@@ -31,10 +31,13 @@ def served(tmp_path, monkeypatch):
     folder = tmp_path / "served"
     folder.mkdir()
     handler = functools.partial(_Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    # One thread, so that leaving the block has closed every connection.
+    with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
         yield folder, cache / "models", f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+        thread.join()
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

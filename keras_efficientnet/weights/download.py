@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from urllib.error import HTTPError
 
 import keras
 
@@ -44,6 +45,8 @@ def fetch(published: Published, include_top: bool = True) -> str:
             extract=published.layout == "tf1-checkpoint",
         )
     except Exception as error:  # get_file raises plain Exception when there is no network
+        if isinstance(error.__context__, HTTPError):
+            error.__context__.close()  # which get_file leaves open
         raise InputError(
             f"Cannot get {url} ({str(error).strip()}); download it elsewhere"
             f"{f' (hash {digest})' if digest else ''} and put it at {cached}."

@@ -22,12 +22,17 @@ _VARIABLES = {
 
 @contextmanager
 def open_hdf5(
-    source: str | BinaryIO, path: str
+    source: str | BinaryIO, path: str, names_by_group: dict[str, str] | None = None
 ) -> Iterator[tuple[str, dict[str, Tensor], list[dict]]]:
     """Opens a file or a file object.
 
     Yields what it is, its tensors as `layer/variable`, and its layers' configs; where the
     file has no configs, they are just the names.
+
+    Args:
+        source: the file.
+        path: what to call it in messages.
+        names_by_group: layer names by HDF5 group, for a file that does not keep them.
     """
     with h5py.File(source, "r") as file:
         root: Any = file
@@ -38,7 +43,7 @@ def open_hdf5(
         elif isinstance(
             root.get("layers") or root.get("_layer_checkpoint_dependencies"), h5py.Group
         ):
-            yield "Keras .weights.h5", *_by_layer_groups(file, path)
+            yield "Keras .weights.h5", *_by_layer_groups(file, path, names_by_group or {})
         else:
             raise InputError(
                 f"{path!r} is an HDF5 file that Keras did not write; .h5 and .weights.h5 files "
@@ -74,13 +79,16 @@ def layer_configs(config: Any) -> Iterator[dict]:
             yield from layer_configs(value)
 
 
-def _by_layer_groups(file: Any, path: str) -> tuple[dict[str, Tensor], list[dict]]:
+def _by_layer_groups(
+    file: Any, path: str, names_by_group: dict[str, str]
+) -> tuple[dict[str, Tensor], list[dict]]:
     names: dict[str, str] = {}
     groups: list[Any] = []
 
     def visit(name: str, item: Any) -> None:
         if name.endswith("/vars") and isinstance(item, h5py.Group):
-            names[name.removesuffix("/vars")] = str(item.attrs.get("name", ""))
+            group = name.removesuffix("/vars")
+            names[group] = str(item.attrs.get("name", names_by_group.get(group, "")))
             if len(item) and name.startswith(("layers/", "_layer_checkpoint_dependencies/")):
                 groups.append(item)
 
@@ -88,7 +96,7 @@ def _by_layer_groups(file: Any, path: str) -> tuple[dict[str, Tensor], list[dict
     if groups and not any(names.values()):
         raise InputError(
             f"{path!r} has no layer names, as Keras wrote .weights.h5 files before it kept them; "
-            "save it as .keras or with a newer Keras, which are accepted."
+            "a .keras file of that Keras, or a .weights.h5 of a newer one, is accepted."
         )
     tensors = {}
     for group in groups:

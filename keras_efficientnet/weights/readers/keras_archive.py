@@ -1,7 +1,9 @@
 """The `.keras` archive, read as data: its layers are looked at and never built."""
 
 import json
+import re
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,7 +22,8 @@ def open_keras_archive(path: str) -> Iterator[tuple[str, dict[str, Tensor], list
         InputError: if the model has a Lambda layer.
     """
     with zipfile.ZipFile(path) as archive:
-        layers = list(layer_configs(json.loads(archive.read("config.json"))))
+        config = json.loads(archive.read("config.json"))
+        layers = list(layer_configs(config))
         if any(layer["class_name"] == "Lambda" for layer in layers):
             raise InputError(
                 f"{path!r} has a Lambda layer, which is code and is never run here; a .keras or "
@@ -28,6 +31,21 @@ def open_keras_archive(path: str) -> Iterator[tuple[str, dict[str, Tensor], list
             )
         with (
             archive.open("model.weights.h5") as weights,
-            open_hdf5(weights, path) as (_, tensors, _),  # pyright: ignore[reportArgumentType]
+            open_hdf5(weights, path, _group_names(config)) as (_, tensors, _),  # pyright: ignore[reportArgumentType]
         ):
             yield "Keras .keras", tensors, layers
+
+
+def _group_names(config: dict) -> dict[str, str]:
+    """Layer names by HDF5 group, which Keras calls after the class and numbers in order.
+
+    Keras' first archives have the names nowhere else.
+    """
+    names, counts = {}, Counter()
+    for layer in config["config"].get("layers", ()):
+        words = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", layer["class_name"])
+        group = re.sub(r"([a-z])([A-Z])", r"\1_\2", words).lower()
+        number = f"_{counts[group]}" if counts[group] else ""
+        names[f"layers/{group}{number}"] = layer["config"].get("name", "")
+        counts[group] += 1
+    return names
