@@ -120,7 +120,7 @@ def differences(
     names = {layer.name: layer for layer in model.layers}
     actual: Padding = "symmetric" if "stem_pad" in names else "same"
     epsilons: dict[Padding, float | None] = dict(origin.epsilons)
-    if padding:
+    if padding and (padding in epsilons or not epsilons):  # the file's own word counts more
         epsilons = {padding: epsilons.get(padding)}
     if epsilons and actual not in epsilons:
         needed = " or ".join(f"{name!r}" for name in epsilons)
