@@ -6,4 +6,8 @@ TensorFlow. `__init__.pyi` lists them.
 
 import lazy_loader
 
+from keras_efficientnet._registration import register_with_keras
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+register_with_keras()
+del register_with_keras

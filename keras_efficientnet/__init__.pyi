@@ -1,7 +1,10 @@
 from . import cost as cost
+from . import data as data
+from . import deploy as deploy
 from . import layers as layers
 from . import scaling as scaling
 from . import spec as spec
+from . import training as training
 from . import weights as weights
 from ._version import __version__ as __version__
 from .errors import InputError as InputError

@@ -4,6 +4,7 @@
 nothing about it changes the graph.
 """
 
+import numbers
 import re
 from typing import Any
 
@@ -69,13 +70,15 @@ def build(
         x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
         if dropout_rate:
             x = keras.layers.Dropout(dropout_rate, name="top_dropout")(x)
-        x = _classifier(classes, classifier_activation)(x)  # [B, classes]
+        x = _classifier(int(classes), classifier_activation)(x)  # [B, classes]
     elif pooling == "avg":
         x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
     elif pooling == "max":
         x = keras.layers.GlobalMaxPooling2D(name="max_pool")(x)
 
-    inputs = image if input_tensor is None else keras.utils.get_source_inputs(image)
+    sources = keras.utils.get_source_inputs(image)
+    # A list of one input would make Keras warn about every plain array it is called with.
+    inputs = sources[0] if len(sources) == 1 else sources
     return keras.Model(inputs, x, name=name or _model_name(variant))
 
 
@@ -104,7 +107,7 @@ def feature_pyramid(model: keras.Model) -> keras.Model:
             f"Model {model.name!r} has no EfficientNet blocks; pass a model that a "
             "keras_efficientnet builder returned."
         )
-    return keras.Model(model.inputs, list(taps.values()), name=f"{model.name}_pyramid")
+    return keras.Model(model.input, list(taps.values()), name=f"{model.name}_pyramid")
 
 
 def _mbconv(x, variant: VariantSpec, block: BlockSpec, drop_rate: float):
@@ -274,7 +277,7 @@ def _input(input_tensor, input_shape, default_size: int | None) -> Any:
 def _check_options(pooling, classes, dropout_rate, drop_connect_rate) -> None:
     if pooling not in (None, "avg", "max"):
         raise InputError(f"pooling={pooling!r} must be None, 'avg' or 'max'.")
-    if not isinstance(classes, int) or classes < 1:
+    if not isinstance(classes, numbers.Integral) or classes < 1:
         raise InputError(f"classes={classes!r} must be a whole number of at least 1.")
     for name, rate in (("dropout_rate", dropout_rate), ("drop_connect_rate", drop_connect_rate)):
         if not 0 <= rate < 1:

@@ -108,7 +108,7 @@ def compound_scale(
     if not math.isfinite(phi):
         raise InputError(f"phi={phi!r} must be a finite number.")
     try:
-        return CompoundScale(
+        scale = CompoundScale(
             phi=phi,
             depth=alpha**phi,
             width=beta**phi,
@@ -116,7 +116,10 @@ def compound_scale(
             flops_ratio=(alpha * beta**2 * gamma**2) ** phi,
         )
     except OverflowError:
-        raise InputError(f"phi={phi!r} is too large to scale by.") from None
+        scale = None
+    if scale is None or 0 in (scale.depth, scale.width, scale.resolution):
+        raise InputError(f"phi={phi!r} is too far from 0 to scale by.")
+    return scale
 
 
 def get_variant(variant: Variant) -> VariantSpec:

@@ -67,6 +67,10 @@ def load_weights(
         InputError: if the source cannot be had, read or trusted, or does not fit. The
             model is then as it was.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(
+            f"weights={source!r} must be None, the name of published weights or the path of a file."
+        )
     if padding not in (None, "same", "symmetric"):
         raise InputError(f"padding={padding!r} must be None, 'same' or 'symmetric'.")
     if isinstance(source, str) and _is_name(source):

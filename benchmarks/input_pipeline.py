@@ -1,0 +1,225 @@
+"""Images per second of augmentation, beside its peers in the same run.
+
+    python benchmarks/input_pipeline.py --images shared/data/flowers --json figures.json
+
+Every repetition measures each pipeline once, and ratios are taken within a repetition, so
+that what else runs on the machine weighs on both sides alike. On a machine that others use
+too, images per second of this process's CPU time tell more than images per second.
+
+"All applied" is RandAugment with `op_probability=1`: as many operations an image as the
+peers apply.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import keras_cv
+import numpy as np
+import tensorflow as tf
+from sklearn.datasets import load_sample_images
+
+from keras_efficientnet.data.augment import auto_augment, rand_augment
+from keras_efficientnet.data.crop import center_crop, random_resized_crop
+
+SIZE = 224
+BATCH = 32
+LAYERS = 2
+
+CLOCKS = {"wall": time.perf_counter, "CPU": time.process_time}
+
+# Ours, the peer, and what the ratio has to reach.
+RATIOS = (
+    ("RandAugment, all applied", "keras_cv RandAugment", 2.0),
+    ("RandAugment, all applied", "keras.layers RandAugment", 20.0),
+    ("RandAugment", "keras_cv RandAugment", 2.0),
+    ("file, crop, RandAugment", "file, decode, bicubic", 0.7),
+    ("file, crop, RandAugment, all applied", "file, decode, bicubic", 0.7),
+    ("file, crop, RandAugment", "file, decode, bilinear", None),
+    ("file, crop", "file, decode, bicubic", None),
+    ("file, centre crop", "file, decode, bicubic", None),
+)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=Path, help="folder of JPEG files (two photos without)")
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each measurement")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        files = jpeg_files(options.images, Path(folder))
+        pipelines = {**image_pipelines(), **file_pipelines(files)}
+        rates = {clock: {name: [] for name in pipelines} for clock in CLOCKS}
+        for number in range(options.repetitions):
+            print(f"repetition {number + 1} of {options.repetitions}", flush=True)
+            for name, pipeline in pipelines.items():
+                for clock, rate in images_per_second(pipeline, options.seconds).items():
+                    rates[clock][name].append(rate)
+    report = {
+        "versions": versions(),
+        "size": SIZE,
+        "batch": BATCH,
+        "files": len(files),
+        "images_per_second": {
+            clock: {name: spread(values) for name, values in by_name.items()}
+            for clock, by_name in rates.items()
+        },
+        "ratios": {clock: list(ratios(by_name)) for clock, by_name in rates.items()},
+    }
+    print_report(report)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def jpeg_files(images: Path | None, folder: Path) -> list[str]:
+    """The JPEG files under a folder, or scikit-learn's two photos at ImageNet's usual size."""
+    if images is not None:
+        files = sorted(str(file) for file in images.rglob("*.jpg"))
+        if not files:
+            raise SystemExit(f"--images {images} has no file named *.jpg.")
+        return files
+    for number, photo in enumerate(load_sample_images().images):
+        smaller = tf.image.resize(photo, [375, 500], "area")
+        content = tf.io.encode_jpeg(tf.cast(smaller, tf.uint8), quality=95)
+        tf.io.write_file(str(folder / f"{number}.jpg"), content)
+    return sorted(str(file) for file in folder.glob("*.jpg"))
+
+
+def image_pipelines() -> dict[str, tf.data.Dataset]:
+    """From images in memory to batches: augmentation alone."""
+    photos = load_sample_images().images
+    crops = [
+        photo[row : row + SIZE, column : column + SIZE]
+        for photo in photos
+        for row in range(0, 200, 50)
+        for column in range(0, 400, 50)
+    ]
+    images = tf.data.Dataset.from_tensor_slices(np.stack(crops)).cache().repeat()
+    keras_cv_layer = keras_cv.layers.RandAugment(
+        (0, 255), augmentations_per_image=LAYERS, magnitude=0.5, rate=1.0
+    )
+    keras_layer = keras.layers.RandAugment((0, 255), num_ops=LAYERS, factor=0.5)
+    batches = images.batch(BATCH, drop_remainder=True)
+    return {
+        "no augmentation (limit)": mapped(with_seeds(images), lambda image, _: image),
+        "RandAugment": mapped(with_seeds(images), lambda i, s: rand_augment(i, s, LAYERS)),
+        "RandAugment, all applied": mapped(
+            with_seeds(images), lambda i, s: rand_augment(i, s, LAYERS, op_probability=1)
+        ),
+        "AutoAugment": mapped(with_seeds(images), auto_augment),
+        "keras_cv RandAugment": parallel(batches, lambda b: keras_cv_layer(b)),
+        "keras.layers RandAugment": parallel(batches, lambda b: keras_layer(b, training=True)),
+    }
+
+
+def file_pipelines(files: list[str]) -> dict[str, tf.data.Dataset]:
+    """From JPEG files to batches."""
+    paths = tf.data.Dataset.from_tensor_slices(files).repeat()
+    seeded = with_seeds(paths)
+
+    def decode(path):
+        return tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
+
+    def bare(method):
+        return mapped(paths, lambda p: tf.image.resize(decode(p), [SIZE, SIZE], method))
+
+    def crop(path, seed):
+        return random_resized_crop(tf.io.read_file(path), SIZE, seed)
+
+    def augmented(**options):
+        return mapped(seeded, lambda p, s: rand_augment(crop(p, s), s, LAYERS, **options))
+
+    return {
+        # The shape stands for the image, because images of several sizes make no batch.
+        "file, decode (limit)": mapped(paths, lambda p: tf.shape(decode(p))),
+        "file, decode, bilinear": bare("bilinear"),
+        "file, decode, bicubic": bare("bicubic"),
+        "file, centre crop": mapped(paths, lambda p: center_crop(tf.io.read_file(p), SIZE)),
+        "file, crop": mapped(seeded, crop),
+        "file, crop, RandAugment": augmented(),
+        "file, crop, RandAugment, all applied": augmented(op_probability=1),
+    }
+
+
+def with_seeds(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    seeds = tf.data.Dataset.random(seed=1).batch(2, drop_remainder=True)
+    return tf.data.Dataset.zip(dataset, seeds)
+
+
+def mapped(dataset: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
+    mapped_images = dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE)
+    return mapped_images.batch(BATCH, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+
+def parallel(batches: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
+    return batches.map(function, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def images_per_second(batches: tf.data.Dataset, seconds: float) -> dict[str, float]:
+    iterator = iter(batches)
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds / 4:  # until buffers and autotuning settle
+        next(iterator)
+    starts, count = {clock: now() for clock, now in CLOCKS.items()}, 0
+    while time.perf_counter() - starts["wall"] < seconds:
+        next(iterator)
+        count += BATCH
+    return {clock: count / (now() - starts[clock]) for clock, now in CLOCKS.items()}
+
+
+def ratios(rates: dict[str, list[float]]) -> Iterator[dict]:
+    for ours, peer, reach in RATIOS:
+        values = [a / b for a, b in zip(rates[ours], rates[peer], strict=True)]
+        yield {"of": ours, "to": peer, "reach": reach} | spread(values)
+
+
+def spread(values: list[float]) -> dict:
+    return {
+        "median": statistics.median(values),
+        "lowest": min(values),
+        "highest": max(values),
+        "values": values,
+    }
+
+
+def versions() -> dict:
+    return {
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "keras_cv": keras_cv.__version__,
+        "cores": len(os.sched_getaffinity(0)),
+    }
+
+
+def print_report(report: dict):
+    print(*(f"{name} {version}" for name, version in report["versions"].items()), sep=", ")
+    for clock in CLOCKS:
+        print(f"\n{'images per second, ' + clock:<66}{'median':>9}{'lowest':>9}{'highest':>9}")
+        for name, rate in report["images_per_second"][clock].items():
+            print(f"{name:<66}" + figures(rate, ".0f"))
+        print(
+            f"\n{'ratio pair by pair, ' + clock:<66}{'median':>9}{'lowest':>9}{'highest':>9}  reach"
+        )
+        for ratio in report["ratios"][clock]:
+            reach = "" if ratio["reach"] is None else f"{ratio['reach']:7.1f}"
+            print(f"{ratio['of'] + ' / ' + ratio['to']:<66}" + figures(ratio, ".2f") + reach)
+
+
+def figures(values: dict, form: str) -> str:
+    return "".join(f"{format(values[key], form):>9}" for key in ("median", "lowest", "highest"))
+
+
+if __name__ == "__main__":
+    main()

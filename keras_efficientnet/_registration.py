@@ -1,0 +1,47 @@
+"""Fills Keras' registry of classes as soon as Keras and this package are both imported.
+
+`keras.models.load_model` finds a saved layer in a registry that the layer's module fills
+when it is imported. Importing it with the package would import TensorFlow, so it waits for
+whoever imports Keras.
+"""
+
+import importlib
+import importlib.util
+import sys
+
+MODULES = ("layers", "training.schedule", "training.recipes")
+
+
+class _AfterKeras:
+    """Finds `keras` as ever, and has it followed by the modules that register classes."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "keras":
+            return None
+        sys.meta_path.remove(self)  # or the search would come back here
+        try:
+            found = importlib.util.find_spec(name)
+        finally:
+            sys.meta_path.insert(0, self)
+        if found and found.loader:
+            execute = found.loader.exec_module
+
+            def execute_and_register(module):
+                execute(module)
+                _register()
+
+            found.loader.exec_module = execute_and_register
+        return found
+
+
+def _register() -> None:
+    for module in MODULES:
+        importlib.import_module(f"keras_efficientnet.{module}")
+
+
+def register_with_keras() -> None:
+    """Registers the classes now if Keras is imported, or else when it will be."""
+    if "keras" in sys.modules:
+        _register()
+    else:
+        sys.meta_path.insert(0, _AfterKeras())

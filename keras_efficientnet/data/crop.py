@@ -1,0 +1,140 @@
+"""The crops of ImageNet training and evaluation, from files or decoded images.
+
+Source: preprocessing.py of the TPU code.
+"""
+
+import tensorflow as tf
+
+from keras_efficientnet.errors import InputError
+
+# As in augment.py: AutoGraph would only make tracing slower.
+_plain = tf.autograph.experimental.do_not_convert
+
+# Arguments of the TPU code's random crop. It also asks that a tenth of the image be
+# covered, so that of the areas from .08 on those below .1 are drawn and rejected.
+AREA_RANGE = (0.08, 1.0)
+ASPECT_RATIO_RANGE = (3 / 4, 4 / 3)
+MIN_COVERED = 0.1
+MAX_ATTEMPTS = 10
+
+CROP_FRACTION = 0.875
+"""Of the shorter side, what evaluation sees at 224 px."""
+
+
+@_plain
+def random_resized_crop(
+    image_or_bytes, size: int, seed, flip: bool = True, min_area: float = AREA_RANGE[0]
+):
+    """Cuts a random part out of an image, resizes it, and flips half of the images.
+
+    The part has a random height and aspect ratio within the paper's bounds; if ten
+    draws in a row do not fit into the image, it is that of `center_crop`. Of a JPEG
+    file, only the part is decoded.
+
+    Args:
+        image_or_bytes: uint8 `[height, width, 3]`, or a scalar string: the content of a
+            JPEG, PNG, BMP or GIF file (its first frame).
+        size: side of the result in pixels.
+        seed: integers `[2]`.
+        flip: mirror the image left to right with probability 1/2.
+        min_area: smallest share of the image to draw, in (0, 1].
+
+    Returns:
+        uint8 `[size, size, 3]`.
+
+    Raises:
+        InputError: size is not positive or the image of another type.
+    """
+    _check_size(size)
+    crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
+
+    def window(height, width):
+        begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
+            tf.stack([height, width, 3]),
+            tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+            seed=crop_seed,
+            min_object_covered=MIN_COVERED,
+            aspect_ratio_range=ASPECT_RATIO_RANGE,
+            area_range=(min_area, AREA_RANGE[1]),
+            max_attempts=MAX_ATTEMPTS,
+        )
+        # The whole image is what the operation returns when no attempt was good.
+        failed = tf.reduce_all(extent[:2] == [height, width])
+        sampled = tf.concat([begin[:2], extent[:2]], 0)
+        return tf.where(failed, _center_window(height, width, size), sampled)
+
+    image = _resize(_cut(image_or_bytes, window), size)
+    if not flip:
+        return image
+    mirrored = tf.random.stateless_uniform([], flip_seed) < 0.5
+    return tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
+
+
+@_plain
+def center_crop(image_or_bytes, size: int):
+    """Cuts the middle square out of an image and resizes it, as for evaluation.
+
+    Args:
+        image_or_bytes: as for `random_resized_crop`.
+        size: side of the result in pixels.
+
+    Returns:
+        uint8 `[size, size, 3]`.
+
+    Raises:
+        InputError: size is not positive or the image of another type.
+    """
+    _check_size(size)
+    image = _cut(image_or_bytes, lambda height, width: _center_window(height, width, size))
+    return _resize(image, size)
+
+
+def _check_size(size):
+    if size < 1:
+        raise InputError(f"size={size} must be at least 1 pixel.")
+
+
+def _center_window(height, width, size):
+    # The TPU code keeps whole pixels around the crop, so its share is not quite .875 for
+    # sizes that are not multiples of 7.
+    padding = round(size * (1 / CROP_FRACTION - 1))
+    shorter = tf.cast(tf.minimum(height, width), tf.float32)
+    side = tf.maximum(tf.cast(shorter * (size / (size + padding)), tf.int32), 1)
+    return tf.stack([(height - side + 1) // 2, (width - side + 1) // 2, side, side])
+
+
+def _cut(image_or_bytes, window):
+    """Decodes and cuts out `window(height, width)`: int32 top, left, height and width."""
+    image = tf.convert_to_tensor(image_or_bytes)
+    if image.dtype == tf.string and image.shape.rank == 0:
+        return tf.cond(
+            tf.io.is_jpeg(image),
+            lambda: _cut_jpeg(image, window),
+            lambda: _cut_array(
+                tf.io.decode_image(image, channels=3, expand_animations=False), window
+            ),
+        )
+    if image.dtype == tf.uint8 and image.shape.rank == 3 and image.shape[2] == 3:
+        return _cut_array(image, window)
+    raise InputError(
+        f"image_or_bytes has type {image.dtype.name} and shape {image.shape}, but must be uint8 "
+        "of shape [height, width, 3] or one string with the content of an image file."
+    )
+
+
+def _cut_jpeg(content, window):
+    height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(content), num=3)
+    return tf.io.decode_and_crop_jpeg(content, window(height, width), channels=3)
+
+
+def _cut_array(image, window):
+    height, width, _ = tf.unstack(tf.shape(image), num=3)
+    top, left, rows, columns = tf.unstack(window(height, width))
+    return image[top : top + rows, left : left + columns]
+
+
+def _resize(image, size):
+    image = tf.ensure_shape(image, [None, None, 3])
+    resized = tf.image.resize(image, [size, size], "bicubic")
+    # Bicubic overshoots at edges; half a level more makes the cast round.
+    return tf.cast(tf.clip_by_value(resized + 0.5, 0.0, 255.0), tf.uint8)

@@ -1,0 +1,97 @@
+"""Decoding one image and preparing it as in evaluation: Pillow and NumPy, no TensorFlow.
+
+Evaluation, prediction and the checks of exported files all go through `prepare`, so that
+they see the same pixels.
+"""
+
+import io
+import os
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from keras_efficientnet.errors import InputError
+
+# TPU code, preprocessing.py: 224 of 256 pixels.
+PHOTO_CROP_FRACTION = 0.875
+
+
+def read(source: Any) -> Image.Image:
+    """Decodes an image fully, upright and in RGB.
+
+    Args:
+        source: a path, the bytes of a file, a Pillow image, or an array of shape
+            `[height, width]` or `[height, width, channels]` with values in 0-255.
+
+    Raises:
+        InputError: if the file is missing or is not a readable image.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return _to_rgb(source)
+    name = "The image" if isinstance(source, bytes) else os.fspath(source)
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return _to_rgb(image)
+    except FileNotFoundError:
+        raise InputError(f"{name} does not exist.") from None
+    except IsADirectoryError:
+        raise InputError(f"{name} is a folder; an image file is needed.") from None
+    except UnidentifiedImageError:
+        raise InputError(
+            f"{name} is not an image that can be read; JPEG, PNG, BMP, GIF and WebP files can."
+        ) from None
+    except Image.DecompressionBombError:
+        raise InputError(f"{name} has too many pixels to be decoded safely.") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{name} cannot be decoded: {error}.") from error
+
+
+def prepare(image: Image.Image, size: int, crop_fraction: float) -> np.ndarray:
+    """Cuts out the centre square and resizes it, bicubic with antialiasing.
+
+    Args:
+        image: RGB image of any size.
+        size: side of the result in pixels.
+        crop_fraction: side of the square over the image's shorter side, in (0, 1].
+
+    Returns:
+        uint8 array `[size, size, 3]`.
+    """
+    width, height = image.size
+    side = min(width, height) * crop_fraction
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+        raise InputError(
+            f"An image array of shape {array.shape} cannot be used; "
+            "[height, width] or [height, width, 1, 3 or 4] can."
+        )
+    if array.dtype != np.uint8:
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 255:
+            raise InputError("The values of an image array must lie between 0 and 255.")
+        array = np.rint(array).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(array[..., :3], _rgb(array))))
+
+
+def _rgb(array: np.ndarray) -> tuple[int, int, int]:
+    return (*array.shape[:2], 3)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits a channel, which convert() would clip
+        wide = np.asarray(image).astype(np.float32)
+        image = Image.fromarray(np.clip(wide / 257, 0, 255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")

@@ -1,0 +1,49 @@
+"""Outputs that appear whole or not at all."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from keras_efficientnet.errors import InputError
+
+
+@contextlib.contextmanager
+def written_whole(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
+    """Gives a path to write a file or folder at, and moves it into place at the end.
+
+    Whatever goes wrong before the end leaves `path` as it was.
+
+    Args:
+        path: where the result shall be.
+        overwrite: replace what is there.
+
+    Raises:
+        InputError: at once, if something is there and may not be replaced, or nothing
+            can be written there.
+    """
+    path = Path(path).absolute()
+    if path.exists() and not overwrite:
+        raise InputError(f"Output {str(path)!r} exists; pass --overwrite to replace it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the target, because a rename is atomic only within one file system.
+        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise InputError(f"Cannot write to {str(path.parent)!r}: {error.strerror}.") from error
+    try:
+        yield staging / path.name
+        if path.is_dir():  # a folder with content cannot be replaced by a rename
+            path.rename(staging / "replaced")
+        os.replace(staging / path.name, path)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def size_in_bytes(path: Path) -> int:
+    """Returns the size of a file, or of all files in a folder."""
+    if path.is_dir():
+        return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
+    return path.stat().st_size

@@ -1,0 +1,260 @@
+"""The command line, as a user runs it: in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_efficientnet as ke
+from keras_efficientnet import deploy, spec
+from keras_efficientnet.training import recipe, train
+
+COLOURS = {"blue": (0, 0, 255), "grün": (0, 255, 0), "red": (255, 0, 0)}
+
+
+def cli(*arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "keras_efficientnet.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=600,
+        check=False,
+    )
+
+
+def answer(*arguments, **options):
+    result = cli(*arguments, **options)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def complaint(*arguments, **options):
+    """What a command says of bad input: one line, without a traceback."""
+    result = cli(*arguments, **options)
+    assert result.returncode == 2, (result.stdout, result.stderr)
+    assert result.stdout == ""
+    # Progress bars end in a carriage return.
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert "Traceback" not in result.stderr
+    return line
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Three classes told apart by their colour, with a little noise."""
+    root = tmp_path_factory.mktemp("data") / "colours"
+    rng = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (root / name).mkdir(parents=True)
+        for index in range(20):
+            noisy = np.clip(np.array(colour) + rng.normal(0, 30, (48, 40, 3)), 0, 255)
+            Image.fromarray(noisy.astype(np.uint8)).save(root / name / f"{index}.jpg")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, small, photos):
+    """A whole run of the smallest net, through the function that `train` calls."""
+    output = tmp_path_factory.mktemp("run") / "colours-small"
+    train(
+        f"folder:{photos}",
+        small,
+        training_recipe=recipe("small", epochs=6, batch_size=12, base_learning_rate=0.05),
+        image_size=32,
+        output=output,
+    )
+    return output
+
+
+def test_a_run_leaves_everything_it_promises(trained):
+    assert sorted(path.name for path in trained.iterdir()) == [
+        "history.csv",
+        "labels.txt",
+        "model.keras",
+        "model_float32.tflite",
+        "model_int8.tflite",
+        "report.json",
+        "saved_model",
+    ]
+    report = json.loads((trained / "report.json").read_text(encoding="utf-8"))
+    assert (report["variant"], report["image_size"], report["epochs"]) == ("small", 32, 6)
+    assert (report["train_images"], report["test_images"], report["seed"]) == (48, 12, 0)
+    artifacts = {"keras", "saved_model", "tflite_float32", "tflite_int8"}
+    for key in ("test_accuracy", "agreement", "max_abs_difference"):
+        assert set(report[key]) == artifacts
+    assert report["agreement"]["tflite_float32"] == report["agreement"]["saved_model"] == 1
+    assert report["test_accuracy"]["keras"] > 0.6  # a third by chance
+    assert report["files"]["model.keras"] == (trained / "model.keras").stat().st_size
+    labels = (trained / "labels.txt").read_text(encoding="utf-8").splitlines()
+    assert labels == list(COLOURS)
+    rows = (trained / "history.csv").read_text().splitlines()
+    assert rows[0].split(",")[:3] == ["epoch", "accuracy", "loss"]
+    assert "learning_rate" in rows[0]
+    assert len(rows) == 7
+
+
+def test_the_same_seed_gives_the_same_weights(small, photos, tmp_path):
+    def weights(name, seed):
+        output = tmp_path / name
+        chosen = recipe("small", epochs=2, batch_size=12)
+        train(
+            f"folder:{photos}",
+            small,
+            training_recipe=chosen,
+            image_size=32,
+            seed=seed,
+            output=output,
+        )
+        return deploy.Predictor(output / "model.keras").scores(np.zeros((1, 32, 32, 3)))
+
+    first, second, other = weights("a", 5), weights("b", 5), weights("c", 6)
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("name", ["model.keras", "saved_model", "model_float32.tflite"])
+def test_evaluate_gives_the_accuracy_of_the_report(trained, photos, name):
+    report = json.loads((trained / "report.json").read_text(encoding="utf-8"))
+    result = answer("evaluate", trained / name, "--data", f"folder:{photos}", "--json")
+    assert result["images"] == report["test_images"]
+    assert result["accuracy"] == pytest.approx(report["test_accuracy"]["keras"])
+    assert set(result["classes"]) == set(COLOURS)
+
+
+@pytest.mark.parametrize("name", ["model.keras", "saved_model", "model_int8.tflite"])
+def test_predict_needs_nothing_but_the_file(trained, photos, name):
+    files = [photos / colour / "0.jpg" for colour in COLOURS]
+    results = answer("predict", trained / name, *files, "--top", 2, "--json")
+    assert [result["file"] for result in results] == [str(file) for file in files]
+    predictor = deploy.Predictor(trained / name)
+    for result, file in zip(results, files, strict=True):
+        expected = predictor.classify(file, 2)
+        assert [row["label"] for row in result["top"]] == [label for label, _ in expected]
+        scores = [row["score"] for row in result["top"]]
+        np.testing.assert_allclose(scores, [score for _, score in expected], atol=1e-6)
+
+
+def test_one_bad_image_does_not_cost_the_others_their_answer(trained, photos, tmp_path):
+    good, bad = photos / "red" / "0.jpg", tmp_path / "bad.jpg"
+    bad.write_bytes(good.read_bytes()[:100])
+    result = cli("predict", trained / "model_float32.tflite", bad, good, "--json")
+    assert result.returncode == 2
+    assert [row["file"] for row in json.loads(result.stdout)] == [str(good)]
+    assert result.stderr.startswith(f"Error: {bad} ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_export_and_tables(trained, photos, tmp_path):
+    report = answer(
+        *("export", trained / "model.keras", "--quantize", "int8", "--output", tmp_path),
+        *("--calibration", f"folder:{photos}", "--json"),
+    )
+    assert (tmp_path / "model_int8.tflite").stat().st_size == report["files"]["model_int8.tflite"]
+    assert set(report["test_accuracy"]) == {"source", "exported"}
+
+    table = cli("export", trained / "model.keras", "--format", "savedmodel", "--output", tmp_path)
+    assert table.returncode == 0
+    assert "saved_model" in table.stdout
+    assert "100.0 %" in table.stdout
+    prediction = cli("predict", tmp_path / "saved_model", photos / "red" / "0.jpg")
+    assert prediction.returncode == 0
+    assert "grün" in prediction.stdout
+
+
+def test_training_by_command_on_given_weights(trained, photos, tmp_path):
+    ke.EfficientNetB0(input_shape=(32, 32, 3), classes=3).save_weights(tmp_path / "b0.weights.h5")
+    report = answer(
+        *("train", "--data", f"folder:{photos}", "--image-size", 32, "--epochs", 1),
+        *("--batch-size", 24, "--learning-rate", 0.001, "--seed", 3),
+        *("--weights", tmp_path / "b0.weights.h5", "--json"),
+        cwd=tmp_path,
+    )
+    assert report["output"] == os.path.join("saved_models", "colours-b0")
+    assert json.loads((tmp_path / report["output"] / "report.json").read_text(encoding="utf-8"))
+    assert (report["variant"], report["seed"], report["recipe"]["batch_size"]) == ("B0", 3, 24)
+    assert report["recipe"]["base_learning_rate"] == pytest.approx(0.001 * 256 / 24)
+
+
+def test_info_needs_no_tensorflow_and_equals_the_cost(run_python):
+    result = answer("info", "B3", "--json")
+    total = ke.cost.cost("B3")
+    assert result["trainable"] == total.trainable == 12_233_232
+    assert result["multiply_adds"] == total.multiply_adds
+    assert len([part for part in result["parts"] if "block" in part]) == 26
+    small = answer("info", "efficientnetb0", "--image-size", 32, "--classes", 10, "--json")
+    assert small["parameters"] == ke.cost.cost("B0", classes=10).parameters
+    table = cli("info", "B0").stdout
+    for text in ("block7a", "1,281,000", "5,288,548 trainable", "0.386 G multiply-adds"):
+        assert text in table
+    run_python(
+        """
+import sys
+from keras_efficientnet.cli import group
+group.main(["info", "B7", "--json"], standalone_mode=False)
+assert "tensorflow" not in sys.modules and "keras" not in sys.modules
+"""
+    )
+
+
+def test_help_is_quick_and_names_every_command():
+    commands = ("train", "evaluate", "predict", "export", "info")
+    for command in commands:
+        assert "Usage" in cli(command, "--help").stdout
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        text = cli("--help").stdout
+        seconds.append(time.perf_counter() - started)
+        assert all(command in text for command in commands)
+    assert min(seconds) < 0.5
+
+
+def test_bad_input_ends_in_one_sentence(trained, photos, tmp_path):
+    model = trained / "model_float32.tflite"
+    for arguments, message in (
+        (["info", "B9"], "Unknown variant 'B9'"),
+        (["info", "B0", "--image-size", 0], "image_size=0"),
+        (["frobnicate"], "No such command 'frobnicate'"),
+        (["train", "--model", "B99"], "Unknown variant 'B99'"),
+        (["train", "--epochs", "many"], "many"),
+        (["train", "--data", f"folder:{tmp_path / 'none'}"], "does not exist"),
+        (["train", "--epochs", 0], "epochs=0 must be at least 1"),
+        (["train", "--image-size", 16], "at least 32 pixels"),
+        (["train", "--weights", "none.weights.h5"], "none.weights.h5"),
+        (["evaluate", model], "--data"),
+        (["evaluate", tmp_path / "none.tflite", "--data", "digits"], "does not exist"),
+        (["evaluate", model, "--data", "digits"], "'0' is not among the model's: blue, grün, red"),
+        (["predict", model, tmp_path / "none.jpg"], "none.jpg does not exist"),
+        (["export", model], "cannot be converted"),
+        (["export", trained / "model.keras", "--quantize", "int8"], "--calibration"),
+    ):
+        assert message in complaint(*arguments, cwd=tmp_path)
+    assert list(tmp_path.rglob("*")) in ([], [tmp_path / "saved_models"])
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_leaves_nothing(photos, tmp_path):
+    line = complaint(
+        *("train", "--data", f"folder:{photos}", "--image-size", 32, "--epochs", 2),
+        *("--batch-size", 12, "--learning-rate", 1e30, "--output", tmp_path / "run"),
+    )
+    assert "The loss became" in line
+    assert "--learning-rate" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_output_is_refused_before_any_work(trained, photos):
+    before = {path: path.stat().st_mtime for path in trained.iterdir()}
+    line = complaint("train", "--data", f"folder:{photos}", "--output", trained)
+    assert "--overwrite" in line
+    assert {path: path.stat().st_mtime for path in trained.iterdir()} == before
+
+
+def test_variants_on_the_command_line_are_those_of_the_spec():
+    for name in spec.VARIANTS:
+        assert name in cli("info", "nonsense").stderr

@@ -1,0 +1,46 @@
+import pytest
+
+from keras_efficientnet import InputError
+from keras_efficientnet.files import size_in_bytes, written_whole
+
+
+def test_a_file_appears_at_the_end(tmp_path):
+    target = tmp_path / "deep" / "result.txt"
+    with written_whole(target) as path:
+        path.write_text("half")
+        assert not target.exists()
+        path.write_text("whole")
+    assert target.read_text() == "whole"
+    assert [entry.name for entry in target.parent.iterdir()] == ["result.txt"]
+
+
+def test_a_failure_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), written_whole(tmp_path / "result") as path:
+        path.mkdir()
+        (path / "part").write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_result_is_kept_until_the_new_one_is_whole(tmp_path):
+    target = tmp_path / "result"
+    target.mkdir()
+    (target / "old").write_text("old")
+    with pytest.raises(InputError, match="--overwrite"), written_whole(target):
+        pass
+    with pytest.raises(RuntimeError), written_whole(target, overwrite=True) as path:
+        path.mkdir()
+        raise RuntimeError
+    assert (target / "old").read_text() == "old"
+    with written_whole(target, overwrite=True) as path:
+        path.mkdir()
+        (path / "new").write_text("new!")
+    assert [entry.name for entry in target.iterdir()] == ["new"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["result"]
+    assert size_in_bytes(target) == size_in_bytes(target / "new") == 4
+
+
+def test_a_place_that_cannot_be_written_is_named_at_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="Cannot write to"), written_whole(tmp_path / "file" / "x"):
+        pass
