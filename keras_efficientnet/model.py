@@ -121,7 +121,29 @@ def _mbconv(x, variant: VariantSpec, block: BlockSpec, drop_rate: float):
     return _residual(inputs, x, block, drop_rate)
 
 
-_BLOCKS = {"mbconv": _mbconv}
+def _fused_mbconv(x, variant: VariantSpec, block: BlockSpec, drop_rate: float):
+    """Full convolution, squeeze-and-excitation, project 1x1, add.
+
+    A block that does not expand is one full convolution, named and activated as both
+    halves of it (V2 code).
+    """
+    inputs, prefix = x, f"{block.name}_"
+    expands = block.expanded_filters != block.in_filters
+    if expands:
+        x = _conv(
+            x, variant, f"{prefix}expand_", block.expanded_filters, block.kernel_size, block.stride
+        )
+    x = _squeeze_excite(x, variant, block)
+    if expands:
+        x = _conv(x, variant, f"{prefix}project_", block.out_filters, activate=False)
+    else:
+        x = _conv(
+            x, variant, f"{prefix}project_", block.out_filters, block.kernel_size, block.stride
+        )
+    return _residual(inputs, x, block, drop_rate)
+
+
+_BLOCKS = {"mbconv": _mbconv, "fused_mbconv": _fused_mbconv}
 
 
 def _conv(
@@ -140,6 +162,10 @@ def _conv(
         "padding": "same",
         "use_bias": False,
     }
+    if variant.padding == "symmetric" and stride > 1:
+        # At stride 1 an odd kernel's "same" padding is symmetric already.
+        x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{prefix}pad")(x)
+        options["padding"] = "valid"
     if filters is None:
         x = keras.layers.DepthwiseConv2D(
             **options, depthwise_initializer=_CONV_INITIALIZER, name=f"{prefix}dwconv"

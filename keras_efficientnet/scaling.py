@@ -5,6 +5,7 @@ Standard library only, so that the arithmetic can be used and tested without Ten
 
 import dataclasses
 import math
+import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -124,6 +125,9 @@ def compound_scale(
 def get_variant(variant: Variant) -> VariantSpec:
     """Returns the spec for a name such as `"B0"`, a compound scale or a spec itself.
 
+    Names are compared without case, punctuation and the prefix EfficientNet, so that
+    `"v2-s"`, `"V2S"` and `"EfficientNetV2S"` are one.
+
     Raises:
         InputError: if the name is unknown.
     """
@@ -132,8 +136,9 @@ def get_variant(variant: Variant) -> VariantSpec:
     if isinstance(variant, CompoundScale):
         return variant.apply()
     if isinstance(variant, str):
+        wanted = _plain(variant)
         for name, known in spec.VARIANTS.items():
-            if variant.lower() in (name.lower(), f"efficientnet{name}".lower()):
+            if wanted == _plain(name):
                 return known
     raise InputError(f"Unknown variant {variant!r}; choose one of {', '.join(spec.VARIANTS)}.")
 
@@ -174,23 +179,27 @@ def expand_blocks(variant: Variant) -> tuple[BlockSpec, ...]:
     """
     variant = get_variant(variant)
     blocks = []
+    out_filters = stem_filters(variant)
     for number, stage in enumerate(variant.stages, start=1):
         repeats = (
             round_repeats(stage.repeats, variant.depth) if stage.scale_repeats else stage.repeats
         )
-        stage_in = scaled_filters(variant, stage.in_filters)
+        stage_in = out_filters
         out_filters = scaled_filters(variant, stage.out_filters)
         for index in range(repeats):
             in_filters = stage_in if index == 0 else out_filters
             stride = stage.stride if index == 0 else 1
+            expand_from = in_filters
+            if index == 0 and stage.expand_from is not None:
+                expand_from = scaled_filters(variant, stage.expand_from)
             blocks.append(
                 BlockSpec(
-                    name=f"block{number}{_letters(index)}",
+                    name=f"block{number}{letters(index)}",
                     kind=stage.kind,
                     kernel_size=stage.kernel_size,
                     stride=stride,
                     in_filters=in_filters,
-                    expanded_filters=in_filters * stage.expand_ratio,
+                    expanded_filters=expand_from * stage.expand_ratio,
                     out_filters=out_filters,
                     se_filters=max(1, int(in_filters * stage.se_ratio)) if stage.se_ratio else 0,
                     skip=stage.skip and stride == 1 and in_filters == out_filters,
@@ -228,11 +237,15 @@ def drop_rates(blocks: Sequence[BlockSpec] | int, drop_connect_rate: float) -> t
     return tuple(drop_connect_rate * index / count for index in range(count))
 
 
-def _letters(index: int) -> str:
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower()).removeprefix("efficientnet")
+
+
+def letters(index: int) -> str:
     """a, b, ... z, aa, ab, ...: deep variants have more than 26 blocks in a stage."""
-    letters = ""
+    name = ""
     index += 1
     while index:
         index, remainder = divmod(index - 1, 26)
-        letters = string.ascii_lowercase[remainder] + letters
-    return letters
+        name = string.ascii_lowercase[remainder] + name
+    return name

@@ -19,7 +19,12 @@ from typing import Literal
 
 BlockKind = Literal["mbconv", "fused_mbconv"]
 Activation = Literal["swish", "relu6", "relu"]
+Padding = Literal["same", "symmetric"]
 RGB = tuple[float, float, float]
+
+# TPU, main.py: 0.485, 0.456, 0.406 and 0.229, 0.224, 0.225 times 255.
+IMAGENET_MEAN: RGB = (123.675, 116.28, 103.53)
+IMAGENET_STD: RGB = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class StageSpec:
             0 for none.
         skip: whether blocks of equal input and output shape have a residual connection.
         scale_repeats: whether the depth multiplier applies to `repeats`.
+        expand_from: unscaled channels that the first block's expansion counts from,
+            where they are not those that enter it (EdgeTPU's first stage); else None.
     """
 
     kind: BlockKind
@@ -51,6 +58,7 @@ class StageSpec:
     se_ratio: float = 0.25
     skip: bool = True
     scale_repeats: bool = True
+    expand_from: int | None = None
 
 
 @dataclass(frozen=True)
@@ -90,8 +98,8 @@ class VariantSpec:
     stem_filters: int = 32
     head_filters: int = 1280
     activation: Activation = "swish"
-    pixel_mean: RGB = (123.675, 116.28, 103.53)
-    pixel_std: RGB = (58.395, 57.12, 57.375)
+    pixel_mean: RGB = IMAGENET_MEAN
+    pixel_std: RGB = IMAGENET_STD
     train_resolution: int | None = None
     drop_connect_rate: float = 0.2
     scale_stem: bool = True
@@ -99,7 +107,7 @@ class VariantSpec:
     limit_round_down: bool = True
     batch_norm_momentum: float = 0.99
     batch_norm_epsilon: float = 1e-3
-    padding: Literal["same", "symmetric"] = "same"
+    padding: Padding = "same"
 
 
 # Paper, Table 1. The paper puts the strides one row off; these are the TPU code's.
@@ -130,4 +138,165 @@ _V1 = (
     VariantSpec("L2", V1_STAGES, 4.3, 5.3, 800, 0.5),
 )
 
-VARIANTS: dict[str, VariantSpec] = {variant.name: variant for variant in _V1}
+# TPU, lite/efficientnet_lite_builder.py: V1's stages without squeeze-and-excitation; the
+# first and the last stage keep their depth, stem and head their width.
+#              kind   expand k  s  in  out  repeats SE
+LITE_STAGES = (
+    StageSpec("mbconv", 1, 3, 1, 32, 16, 1, 0, scale_repeats=False),
+    StageSpec("mbconv", 6, 3, 2, 16, 24, 2, 0),
+    StageSpec("mbconv", 6, 5, 2, 24, 40, 2, 0),
+    StageSpec("mbconv", 6, 3, 2, 40, 80, 3, 0),
+    StageSpec("mbconv", 6, 5, 1, 80, 112, 3, 0),
+    StageSpec("mbconv", 6, 5, 2, 112, 192, 4, 0),
+    StageSpec("mbconv", 6, 3, 1, 192, 320, 1, 0, scale_repeats=False),
+)
+
+# TPU, edgetpu/efficientnet_edgetpu_builder.py. The stem gives 32 channels, but the first
+# stage expands as if 24 had entered. The TPU code puts a fused block's stride into its
+# projection; here it is in the fused convolution, as in V2 and in timm's EdgeTPU.
+#              kind         expand k  s  in  out  repeats SE
+EDGETPU_STAGES = (
+    StageSpec("fused_mbconv", 4, 3, 1, 32, 24, 1, 0, skip=False, expand_from=24),
+    StageSpec("fused_mbconv", 8, 3, 2, 24, 32, 2, 0),
+    StageSpec("fused_mbconv", 8, 3, 2, 32, 48, 4, 0),
+    StageSpec("mbconv", 8, 5, 2, 48, 96, 5, 0),
+    StageSpec("mbconv", 8, 5, 1, 96, 144, 4, 0),
+    StageSpec("mbconv", 8, 5, 2, 144, 192, 2, 0),
+)
+
+# AML, effnetv2_configs.py. The V2 paper's Table 4 gives V2-S's sixth stage 272 channels;
+# the code, and so every published weight, has 256.
+#              kind         expand k  s  in   out  repeats SE
+V2_BASE_STAGES = (
+    StageSpec("fused_mbconv", 1, 3, 1, 32, 16, 1, 0),
+    StageSpec("fused_mbconv", 4, 3, 2, 16, 32, 2, 0),
+    StageSpec("fused_mbconv", 4, 3, 2, 32, 48, 2, 0),
+    StageSpec("mbconv", 4, 3, 2, 48, 96, 3),
+    StageSpec("mbconv", 6, 3, 1, 96, 112, 5),
+    StageSpec("mbconv", 6, 3, 2, 112, 192, 8),
+)
+V2_S_STAGES = (
+    StageSpec("fused_mbconv", 1, 3, 1, 24, 24, 2, 0),
+    StageSpec("fused_mbconv", 4, 3, 2, 24, 48, 4, 0),
+    StageSpec("fused_mbconv", 4, 3, 2, 48, 64, 4, 0),
+    StageSpec("mbconv", 4, 3, 2, 64, 128, 6),
+    StageSpec("mbconv", 6, 3, 1, 128, 160, 9),
+    StageSpec("mbconv", 6, 3, 2, 160, 256, 15),
+)
+V2_M_STAGES = (
+    StageSpec("fused_mbconv", 1, 3, 1, 24, 24, 3, 0),
+    StageSpec("fused_mbconv", 4, 3, 2, 24, 48, 5, 0),
+    StageSpec("fused_mbconv", 4, 3, 2, 48, 80, 5, 0),
+    StageSpec("mbconv", 4, 3, 2, 80, 160, 7),
+    StageSpec("mbconv", 6, 3, 1, 160, 176, 14),
+    StageSpec("mbconv", 6, 3, 2, 176, 304, 18),
+    StageSpec("mbconv", 6, 3, 1, 304, 512, 5),
+)
+V2_L_STAGES = (
+    StageSpec("fused_mbconv", 1, 3, 1, 32, 32, 4, 0),
+    StageSpec("fused_mbconv", 4, 3, 2, 32, 64, 7, 0),
+    StageSpec("fused_mbconv", 4, 3, 2, 64, 96, 7, 0),
+    StageSpec("mbconv", 4, 3, 2, 96, 192, 10),
+    StageSpec("mbconv", 6, 3, 1, 192, 224, 19),
+    StageSpec("mbconv", 6, 3, 2, 224, 384, 25),
+    StageSpec("mbconv", 6, 3, 1, 384, 640, 7),
+)
+V2_XL_STAGES = (
+    StageSpec("fused_mbconv", 1, 3, 1, 32, 32, 4, 0),
+    StageSpec("fused_mbconv", 4, 3, 2, 32, 64, 8, 0),
+    StageSpec("fused_mbconv", 4, 3, 2, 64, 96, 8, 0),
+    StageSpec("mbconv", 4, 3, 2, 96, 192, 16),
+    StageSpec("mbconv", 6, 3, 1, 192, 256, 24),
+    StageSpec("mbconv", 6, 3, 2, 256, 512, 32),
+    StageSpec("mbconv", 6, 3, 1, 512, 640, 8),
+)
+
+_ALL_127: RGB = (127.0, 127.0, 127.0)
+_ALL_128: RGB = (128.0, 128.0, 128.0)
+
+
+def _lite(name: str, width: float, depth: float, resolution: int, dropout: float) -> VariantSpec:
+    return VariantSpec(
+        name,
+        LITE_STAGES,
+        width,
+        depth,
+        resolution,
+        dropout,
+        activation="relu6",
+        scale_stem=False,
+        scale_head=False,
+        pixel_mean=_ALL_127,
+        pixel_std=_ALL_128,
+    )
+
+
+def _edgetpu(name: str, width: float, depth: float, resolution: int, dropout: float) -> VariantSpec:
+    return VariantSpec(
+        name,
+        EDGETPU_STAGES,
+        width,
+        depth,
+        resolution,
+        dropout,
+        activation="relu",
+        pixel_mean=_ALL_127,
+        pixel_std=_ALL_128,
+    )
+
+
+def _v2(
+    name: str,
+    stages: tuple[StageSpec, ...],
+    width: float,
+    depth: float,
+    train_resolution: int,
+    resolution: int,
+    dropout: float,
+) -> VariantSpec:
+    """V2-B keeps V1's pixels; the larger ones take x / 128 - 1 (AML, preprocessing.py)."""
+    base = stages is V2_BASE_STAGES
+    return VariantSpec(
+        name,
+        stages,
+        width,
+        depth,
+        resolution,
+        dropout,
+        stem_filters=stages[0].in_filters,
+        train_resolution=train_resolution,
+        limit_round_down=False,
+        batch_norm_momentum=0.9,
+        pixel_mean=IMAGENET_MEAN if base else _ALL_128,
+        pixel_std=IMAGENET_STD if base else _ALL_128,
+    )
+
+
+# TPU, lite/ and edgetpu/: width, depth, resolution, dropout.
+_LITE = (
+    _lite("Lite0", 1.0, 1.0, 224, 0.2),
+    _lite("Lite1", 1.0, 1.1, 240, 0.2),
+    _lite("Lite2", 1.1, 1.2, 260, 0.3),
+    _lite("Lite3", 1.2, 1.4, 280, 0.3),
+    _lite("Lite4", 1.4, 1.8, 300, 0.3),
+)
+_EDGETPU = (
+    _edgetpu("EdgeTPU-S", 1.0, 1.0, 224, 0.2),
+    _edgetpu("EdgeTPU-M", 1.0, 1.1, 240, 0.2),
+    _edgetpu("EdgeTPU-L", 1.2, 1.4, 300, 0.3),
+)
+# AML, effnetv2_configs.py: width, depth, resolution in training and evaluation, dropout.
+_V2 = (
+    _v2("V2-B0", V2_BASE_STAGES, 1.0, 1.0, 192, 224, 0.2),
+    _v2("V2-B1", V2_BASE_STAGES, 1.0, 1.1, 192, 240, 0.2),
+    _v2("V2-B2", V2_BASE_STAGES, 1.1, 1.2, 208, 260, 0.3),
+    _v2("V2-B3", V2_BASE_STAGES, 1.2, 1.4, 240, 300, 0.3),
+    _v2("V2-S", V2_S_STAGES, 1.0, 1.0, 300, 384, 0.2),
+    _v2("V2-M", V2_M_STAGES, 1.0, 1.0, 384, 480, 0.3),
+    _v2("V2-L", V2_L_STAGES, 1.0, 1.0, 384, 480, 0.4),
+    _v2("V2-XL", V2_XL_STAGES, 1.0, 1.0, 384, 512, 0.4),
+)
+
+VARIANTS: dict[str, VariantSpec] = {
+    variant.name: variant for variant in (*_V1, *_LITE, *_EDGETPU, *_V2)
+}

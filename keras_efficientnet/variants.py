@@ -35,11 +35,13 @@ def EfficientNet(
     `weights`.
 
     Args:
-        variant: a name such as `"B0"` or `"EfficientNetB0"`, a `VariantSpec`, or a
+        variant: a name such as `"B0"`, `"V2-S"` or `"EfficientNetB0"`, a `VariantSpec`, or a
             `CompoundScale` from `scaling.compound_scale(phi)`.
         include_top: end in the pooled classifier rather than in the feature map.
-        weights: None for fresh weights, or the path of a `.weights.h5` or `.keras` file
-            that this package's model of the same architecture saved.
+        weights: None for fresh weights, the name of a published set such as `"imagenet"`
+            (`weights.registry.table()` lists them), or the path of a weight file of any
+            layout that `load_weights` accepts. With other `classes` the classifier stays
+            fresh.
         input_tensor: Keras tensor to build on.
         input_shape: `(height, width, channels)` without the batch; height and width at
             least 32 or None. By default the variant's resolution with three channels,
@@ -111,7 +113,7 @@ def _builder(variant_name: str):
         )
 
     variant = scaling.get_variant(variant_name)
-    build.__name__ = build.__qualname__ = f"EfficientNet{variant_name}"
+    build.__name__ = build.__qualname__ = f"EfficientNet{variant_name.replace('-', '')}"
     build.__doc__ = (
         f"Builds EfficientNet-{variant_name}: {variant.resolution} px, width x{variant.width}, "
         f"depth x{variant.depth}.\n\nSee `EfficientNet` for the options."
@@ -129,3 +131,19 @@ EfficientNetB6 = _builder("B6")
 EfficientNetB7 = _builder("B7")
 EfficientNetB8 = _builder("B8")
 EfficientNetL2 = _builder("L2")
+EfficientNetLite0 = _builder("Lite0")
+EfficientNetLite1 = _builder("Lite1")
+EfficientNetLite2 = _builder("Lite2")
+EfficientNetLite3 = _builder("Lite3")
+EfficientNetLite4 = _builder("Lite4")
+EfficientNetEdgeTPUS = _builder("EdgeTPU-S")
+EfficientNetEdgeTPUM = _builder("EdgeTPU-M")
+EfficientNetEdgeTPUL = _builder("EdgeTPU-L")
+EfficientNetV2B0 = _builder("V2-B0")
+EfficientNetV2B1 = _builder("V2-B1")
+EfficientNetV2B2 = _builder("V2-B2")
+EfficientNetV2B3 = _builder("V2-B3")
+EfficientNetV2S = _builder("V2-S")
+EfficientNetV2M = _builder("V2-M")
+EfficientNetV2L = _builder("V2-L")
+EfficientNetV2XL = _builder("V2-XL")

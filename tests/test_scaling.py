@@ -108,7 +108,7 @@ def test_a_block_skips_only_where_stride_is_1_and_filters_stay():
         StageSpec("mbconv", 6, 3, 2, 24, 24, 2),
         StageSpec("mbconv", 6, 3, 1, 24, 24, 2, skip=False),
     )
-    variant = VariantSpec("T", stages, 1.0, 1.0, 64, 0.0)
+    variant = VariantSpec("T", stages, 1.0, 1.0, 64, 0.0, stem_filters=24)
     assert [block.skip for block in scaling.expand_blocks(variant)] == [
         True,
         True,
@@ -125,7 +125,7 @@ def test_stages_can_keep_their_repeats_and_have_no_squeeze_excite():
         StageSpec("mbconv", 6, 3, 1, 24, 24, 2, se_ratio=0.0),
         StageSpec("mbconv", 6, 3, 1, 24, 2, 1, se_ratio=0.01),
     )
-    blocks = scaling.expand_blocks(VariantSpec("T", stages, 1.0, 2.0, 64, 0.0))
+    blocks = scaling.expand_blocks(VariantSpec("T", stages, 1.0, 2.0, 64, 0.0, stem_filters=24))
     assert [(block.name, block.se_filters) for block in blocks] == [
         ("block1a", 6),
         ("block1b", 6),

@@ -220,7 +220,7 @@ def test_a_broken_weights_file_is_refused_by_name(small, tmp_path, spoil, suffix
     model = ke.EfficientNet(small, classes=4)
     (model.save if suffix == ".keras" else model.save_weights)(path)
     spoil(path)
-    with pytest.raises(ke.InputError, match=r"Cannot load '.*net\.\w+.*' into .*: \S") as error:
+    with pytest.raises(ke.InputError, match=r"net\.\w+.*' is .*accepted") as error:
         ke.EfficientNet(small, weights=path, classes=4)
     assert "\n" not in str(error.value)
 
@@ -228,9 +228,11 @@ def test_a_broken_weights_file_is_refused_by_name(small, tmp_path, spoil, suffix
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"classes": 5}, r"predictions.*\(24, 5\).*value.shape=\(24, 4\)".replace("24", "320")),
-        ({"classes": 4, "input_shape": (64, 64, 1)}, r"stem_conv.*\(3, 3, 1, 8\)"),
-        ({"classes": 4, "variant": "B0"}, r"objects could not be loaded"),
+        (
+            {"classes": 4, "input_shape": (64, 64, 3), "variant": "B0"},
+            r"stem.conv.kernel: \(3, 3, ",
+        ),
+        ({"classes": 4, "variant": "Lite0"}, r"unexpected \(block1a_se"),
     ],
 )
 def test_a_file_of_another_network_is_refused_with_the_reason(small, tmp_path, options, reason):
@@ -239,21 +241,30 @@ def test_a_file_of_another_network_is_refused_with_the_reason(small, tmp_path, o
     with pytest.raises(ke.InputError, match=reason) as error:
         ke.EfficientNet(options.pop("variant", small), weights=path, **options)
     assert "\n" not in str(error.value)
-    assert len(str(error.value)) < 600
+    assert len(str(error.value)) < 1000
 
 
-@pytest.mark.parametrize("weights", ["imagenet", "missing.keras", "", 5, True])
-def test_weights_that_are_no_file_are_refused(small, weights):
-    with pytest.raises(ke.InputError, match=f"weights={weights!r} must be None or the path"):
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        ("imagenet", "weights='imagenet': .* has no published variant's structure"),
+        ("missing.keras", "'missing.keras' does not exist"),
+        ("", "weights=''"),
+        (5, "weights=5 must be None, the name of published weights or the path of a file"),
+        (True, "weights=True must be None"),
+    ],
+)
+def test_weights_that_are_no_file_are_refused(small, weights, reason):
+    with pytest.raises(ke.InputError, match=reason):
         ke.EfficientNet(small, weights=weights)
 
 
-def test_a_folder_or_an_unknown_suffix_is_refused(small, tmp_path):
-    with pytest.raises(ke.InputError, match="must be None or the path of an existing file"):
+def test_an_empty_folder_or_file_is_refused(small, tmp_path):
+    with pytest.raises(ke.InputError, match="does not exist or holds no weights"):
         ke.EfficientNet(small, weights=tmp_path)
     other = tmp_path / "net.pt"
     other.touch()
-    with pytest.raises(ke.InputError, match=r"net\.pt' must end in \.weights\.h5 or \.keras"):
+    with pytest.raises(ke.InputError, match=r"net\.pt' is no kind of weight file known here"):
         ke.EfficientNet(small, weights=other)
 
 

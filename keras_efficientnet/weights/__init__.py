@@ -1,36 +1,115 @@
-"""Fills a model's variables from a file."""
+"""Weights from anywhere: published sets by name, and files of many layouts.
 
+`readers` opens a file by what it contains, `schemes` translates its names, `matching`
+compares them with a model's variables and fills these, `registry` lists what is published
+and `download` brings it.
+"""
+
+import dataclasses
 import os
-import re
-import warnings
-import zipfile
+from pathlib import Path
 
 import keras
 
 from keras_efficientnet.errors import InputError
+from keras_efficientnet.spec import Padding
+from keras_efficientnet.weights import matching, registry, structure
+from keras_efficientnet.weights.checkpoint import Origin
+from keras_efficientnet.weights.conversion import Inspection, convert, inspect
+from keras_efficientnet.weights.download import fetch
+from keras_efficientnet.weights.matching import LoadReport
+from keras_efficientnet.weights.readers import open_checkpoint
+
+__all__ = [
+    "Inspection",
+    "LoadReport",
+    "convert",
+    "fetch",
+    "inspect",
+    "load_weights",
+    "open_checkpoint",
+    "registry",
+]
 
 
-def load_weights(model: keras.Model, source: str | os.PathLike) -> None:
-    """Loads a `.weights.h5` or `.keras` file saved from the same architecture.
+def load_weights(
+    model: keras.Model,
+    source: str | os.PathLike,
+    strict: bool = True,
+    padding: Padding | None = None,
+) -> LoadReport:
+    """Fills a model's variables from published weights or from a file.
+
+    A file is recognised by what it contains: `.h5`, `.weights.h5` and `.keras` of
+    keras.applications' networks or of this package's, Google's TensorFlow checkpoints
+    (moving averages preferred), SavedModels, and PyTorch state dicts of
+    EfficientNet-PyTorch, timm and torchvision as `.safetensors`, `.npz` or `.pth`. No code
+    in a file is ever run.
+
+    A model with another number of classes keeps its fresh classifier; one with another
+    number of input channels gets an adapted stem kernel (`matching.adapt_channels`); a
+    model without its top leaves the file's classifier out.
 
     Args:
-        model: the model to fill.
-        source: path of the file.
+        model: a network that a builder of this package returned.
+        source: a name from `weights.registry`, such as `"imagenet"`, or a path: of a
+            file, of a SavedModel's folder, or a TensorFlow checkpoint's prefix.
+        strict: raise unless every variable and every tensor has its counterpart and the
+            model computes what the weights were trained for. Otherwise load what fits,
+            and say in the report what did not.
+        padding: `"same"` or `"symmetric"`, for timm's state dicts that were trained in
+            PyTorch and do not say which they need.
+
+    Returns:
+        What was loaded, adapted, missing, unexpected and misshapen.
 
     Raises:
-        InputError: if the file is missing, is not such a file, or does not fit the model.
+        InputError: if the source cannot be had, read or trusted, or does not fit. The
+            model is then as it was.
     """
-    path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
-    if path is None or not os.path.isfile(path):
-        raise InputError(f"weights={source!r} must be None or the path of an existing file.")
-    if not path.endswith((".weights.h5", ".keras")):
-        raise InputError(f"weights={path!r} must end in .weights.h5 or .keras.")
-    try:
-        with warnings.catch_warnings():
-            # Keras warns for each layer that a file does not fit, and then raises.
-            warnings.simplefilter("ignore")
-            model.load_weights(path)
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-        # Keras goes on with the values of a variable and a list of all layers.
-        reason = " ".join(re.split("Target variable|List of objects", str(error))[0].split())
-        raise InputError(f"Cannot load {path!r} into {model.name!r}: {reason}") from error
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(
+            f"weights={source!r} must be None, the name of published weights or the path of a file."
+        )
+    if padding not in (None, "same", "symmetric"):
+        raise InputError(f"padding={padding!r} must be None, 'same' or 'symmetric'.")
+    if isinstance(source, str) and _is_name(source):
+        return _load_published(model, source, strict)
+    with open_checkpoint(source) as checkpoint:
+        report, values = matching.read(model, checkpoint, strict, padding)
+    matching.assign(model, values)
+    return report
+
+
+def _is_name(source: str) -> bool:
+    """Anything that looks like a path is one, so that a mistyped path is called missing."""
+    looks_like_a_path = os.sep in source or Path(source).suffix
+    return not (looks_like_a_path or os.path.exists(source) or os.path.exists(f"{source}.index"))
+
+
+def _load_published(model: keras.Model, name: str, strict: bool) -> LoadReport:
+    variables = structure.variables(model)
+    variant = structure.matching_variant(model)
+    if variant is None:
+        raise InputError(
+            f"weights={name!r}: {model.name!r} has no published variant's structure; pass the "
+            "path of a file that fits it."
+        )
+    published = registry.find(variant, name)
+    spec = published.spec()
+    pixels = (spec.pixel_mean, spec.pixel_std)
+    origin = Origin({spec.padding: spec.batch_norm_epsilon}, pixels)
+    # Before the download: a mismatch shows from the registry alone.
+    if strict and (differences := matching.differences(model, origin)):
+        raise InputError(
+            f"weights={name!r} of EfficientNet-{variant} do not suit {model.name!r}: "
+            f"{'; '.join(differences.values())}; build the model from "
+            f"weights.registry.find({variant!r}, {name!r}).spec()."
+        )
+    path = fetch(published, include_top=structure.CLASSIFIER_KERNEL in variables)
+    with open_checkpoint(path) as checkpoint:
+        report, values = matching.read(
+            model, dataclasses.replace(checkpoint, origin=origin), strict
+        )
+    matching.assign(model, values)
+    return report

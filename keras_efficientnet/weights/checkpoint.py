@@ -1,0 +1,99 @@
+"""What a weight file holds, said in this package's names and array layouts.
+
+Readers (one for each container) give tensors under the file's own names; schemes (one
+for each naming convention) translate those into a `Checkpoint`. Nothing is read from
+disk until `Tensor.read` is called, so that shapes can be checked first.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from keras_efficientnet.spec import RGB, Padding
+
+# Blocks of files that number them through, until a model says what each is called.
+_NUMBERED = re.compile(r"block#(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One array of a file.
+
+    Attributes:
+        name: as the file calls it.
+        shape: as `read` returns it.
+        read: reads it from the file.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+    def transpose(self, axes: Sequence[int]) -> "Tensor":
+        """The same tensor with its axes in another order."""
+        return replace(
+            self,
+            shape=tuple(self.shape[axis] for axis in axes),
+            read=lambda: self.read().transpose(axes),
+        )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a file's weights were trained, as far as the file tells.
+
+    Attributes:
+        epsilons: the paddings they may have been trained with and the batch
+            normalization's epsilon that goes with each, None where the file does not tell
+            it; empty where the file tells neither.
+        pixels: mean and standard deviation of RGB values in 0-255; None where the file
+            does not tell.
+        question: why a model that pads as TensorFlow does may be the wrong one; empty
+            where the file leaves nothing open.
+    """
+
+    epsilons: dict[Padding, float | None] = field(default_factory=dict)
+    pixels: tuple[RGB, RGB] | None = None
+    question: str = ""
+
+
+@dataclass(frozen=True)
+class Translation:
+    """What a naming scheme makes of a file's tensors; the fields are those of `Checkpoint`."""
+
+    tensors: dict[str, Tensor]
+    unknown: list[str]
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A weight file, understood.
+
+    Attributes:
+        path: of the file.
+        layout: what kind of file it is, in words.
+        tensors: by canonical name, such as `"block2a.expand.conv.kernel"`, in Keras'
+            array layout.
+        unknown: names in the file that are no part of an EfficientNet.
+        origin: how the weights were trained.
+    """
+
+    path: str
+    layout: str
+    tensors: dict[str, Tensor]
+    unknown: tuple[str, ...] = ()
+    origin: Origin = field(default_factory=Origin)
+
+    def with_block_names(self, block_names: Sequence[str]) -> "Checkpoint":
+        """Names the blocks of a file that only numbers them."""
+
+        def named(name: str) -> str:
+            match = _NUMBERED.match(name)
+            if match is None or int(match[1]) >= len(block_names):
+                return name
+            return f"{block_names[int(match[1])]}.{name[match.end() :]}"
+
+        return replace(self, tensors={named(name): t for name, t in self.tensors.items()})

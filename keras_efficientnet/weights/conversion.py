@@ -1,0 +1,140 @@
+"""Looking into a weight file, and turning it into Keras' own format."""
+
+import dataclasses
+import os
+import tempfile
+from dataclasses import dataclass
+
+from keras_efficientnet import model, scaling
+from keras_efficientnet.errors import InputError
+from keras_efficientnet.scaling import Variant
+from keras_efficientnet.spec import Padding, VariantSpec
+from keras_efficientnet.weights import matching, structure
+from keras_efficientnet.weights.checkpoint import Checkpoint, Origin
+from keras_efficientnet.weights.matching import LoadReport
+from keras_efficientnet.weights.readers import open_checkpoint
+
+OUTPUT_SUFFIXES = (".weights.h5", ".keras")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a weight file holds.
+
+    Attributes:
+        path: of the file.
+        layout: what kind of file it is.
+        variant: the published variant its tensors are nearest to.
+        fits: whether all of its tensors fit that variant.
+        missing: what the variant has and the file has not.
+        classes: outputs of its classifier; None if it has none.
+        channels: of its input; None if it has no stem kernel.
+        tensors: shapes by canonical name.
+        unknown: names that are no part of an EfficientNet.
+        origin: how the weights were trained, as far as the file tells.
+    """
+
+    path: str
+    layout: str
+    variant: str
+    fits: bool
+    missing: tuple[str, ...]
+    classes: int | None
+    channels: int | None
+    tensors: dict[str, tuple[int, ...]]
+    unknown: tuple[str, ...]
+    origin: Origin
+
+
+def inspect(source: str | os.PathLike) -> Inspection:
+    """Says what a weight file holds, without a model.
+
+    Raises:
+        InputError: if it cannot be read or is no EfficientNet's.
+    """
+    with open_checkpoint(source) as checkpoint:
+        variant, fits = structure.closest_variant(checkpoint)
+        wanted = structure.shapes(variant)
+        checkpoint = checkpoint.with_block_names(structure.block_names(wanted))
+        return Inspection(
+            path=checkpoint.path,
+            layout=checkpoint.layout,
+            variant=variant,
+            fits=fits,
+            missing=tuple(name for name in wanted if name not in checkpoint.tensors),
+            classes=_size(checkpoint, structure.CLASSIFIER_KERNEL, 1),
+            channels=_size(checkpoint, structure.STEM_KERNEL, 2),
+            tensors={name: tensor.shape for name, tensor in checkpoint.tensors.items()},
+            unknown=checkpoint.unknown,
+            origin=checkpoint.origin,
+        )
+
+
+def convert(
+    source: str | os.PathLike,
+    variant: Variant,
+    output: str | os.PathLike,
+    overwrite: bool = False,
+    padding: Padding | None = None,
+) -> LoadReport:
+    """Turns a weight file into one of Keras, which is written whole or not at all.
+
+    The network that carries the weights has the file's classes, input channels, padding
+    and epsilon; a `.keras` file keeps all of these.
+
+    Args:
+        source: a file that `load_weights` accepts.
+        variant: which network it is of.
+        output: path that ends in `.weights.h5` or `.keras`.
+        overwrite: replace an existing output.
+        padding: as in `load_weights`.
+
+    Returns:
+        What was converted.
+
+    Raises:
+        InputError: if the file does not fit the variant, or the output cannot be written.
+    """
+    path = os.fspath(output)
+    suffix = next((suffix for suffix in OUTPUT_SUFFIXES if path.endswith(suffix)), None)
+    if suffix is None:
+        raise InputError(f"output={path!r} must end in {' or '.join(OUTPUT_SUFFIXES)}.")
+    if os.path.exists(path) and not overwrite:
+        raise InputError(f"output={path!r} exists; pass another path, or overwrite=True.")
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise InputError(f"output={path!r}: the folder {folder!r} does not exist; create it first.")
+    found = inspect(source)
+    network = model.build(
+        _trained_as(scaling.get_variant(variant), found.origin, padding),
+        include_top=found.classes is not None,
+        input_shape=(None, None, found.channels or 3),
+        classes=found.classes or 1000,
+    )
+    with open_checkpoint(source) as checkpoint:
+        report, values = matching.read(network, checkpoint, padding=padding)
+    matching.assign(network, values)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        unfinished = os.path.join(temporary, f"unfinished{suffix}")
+        network.save(unfinished) if suffix == ".keras" else network.save_weights(unfinished)
+        os.replace(unfinished, path)
+    return report
+
+
+def _trained_as(variant: VariantSpec, origin: Origin, padding: Padding | None) -> VariantSpec:
+    """The variant with everything that the file tells of how its weights were trained."""
+    mean, std = origin.pixels or (variant.pixel_mean, variant.pixel_std)
+    told = list(origin.epsilons)
+    padding = padding or (told[0] if len(told) == 1 else variant.padding)
+    return dataclasses.replace(
+        variant,
+        pixel_mean=mean,
+        pixel_std=std,
+        padding=padding,
+        batch_norm_epsilon=origin.epsilons.get(padding) or variant.batch_norm_epsilon,
+    )
+
+
+def _size(checkpoint: Checkpoint, name: str, axis: int) -> int | None:
+    tensor = checkpoint.tensors.get(name)
+    return tensor.shape[axis] if tensor is not None else None

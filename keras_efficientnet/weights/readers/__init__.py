@@ -1,0 +1,122 @@
+"""Opens a weight file, whatever it is: by what it contains, not by what it is called."""
+
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from keras_efficientnet.errors import InputError
+from keras_efficientnet.weights import schemes
+from keras_efficientnet.weights.checkpoint import Checkpoint, Tensor
+from keras_efficientnet.weights.readers import keras_archive
+from keras_efficientnet.weights.readers.hdf5 import open_hdf5
+from keras_efficientnet.weights.readers.state_dict import open_npz, open_pth, open_safetensors
+from keras_efficientnet.weights.readers.tensorflow import open_tensorflow
+
+ACCEPTED = (
+    "Keras .h5, .weights.h5 and .keras files, TensorFlow checkpoints and SavedModels, and "
+    "PyTorch state dicts as .safetensors, .npz or .pth are accepted"
+)
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+# torch.save before version 1.6: a pickle of this number comes first.
+_OLD_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
+
+@contextmanager
+def open_checkpoint(source: str | os.PathLike) -> Iterator[Checkpoint]:
+    """Opens a weight file; its tensors can be read inside the `with` block.
+
+    Args:
+        source: path of a file, of a SavedModel's folder, of a folder with one TensorFlow
+            checkpoint, or a TensorFlow checkpoint's prefix such as `model.ckpt`.
+
+    Raises:
+        InputError: if it cannot be read, or is no weight file of an EfficientNet.
+    """
+    path = os.fspath(source)
+    with ExitStack() as stack:
+        stack.enter_context(_readable_errors(path))
+        yield _open(path, stack)
+
+
+@contextmanager
+def _readable_errors(path: str) -> Iterator[None]:
+    """Turns what the libraries raise on a damaged file into one sentence.
+
+    They raise dozens of types, some of them plain `Exception`; the body of the `with`
+    block only reads from the file.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise InputError(f"{path!r} is damaged or not a weight file ({reason}); {ACCEPTED}.") from (
+            error
+        )
+
+
+def _open(path: str, stack: ExitStack) -> Checkpoint:
+    prefix = _tensorflow_prefix(path)
+    if prefix is not None:
+        tensors = stack.enter_context(open_tensorflow(prefix))
+        return schemes.translate(path, "TensorFlow checkpoint", tensors)
+    if not os.path.isfile(path):
+        raise InputError(f"{path!r} does not exist or holds no weights; {ACCEPTED}.")
+    with open(path, "rb") as file:
+        start = file.read(16)
+    if start.startswith(_HDF5_MAGIC):
+        layout, tensors, layers = stack.enter_context(open_hdf5(path, path))
+        return schemes.translate(path, layout, tensors, layers)
+    if start.startswith(b"PK\x03\x04"):
+        return _open_zip(path, stack)
+    if start.startswith(_OLD_TORCH_MAGIC):
+        return schemes.translate(path, "PyTorch .pth", stack.enter_context(open_pth(path)))
+    if start[8:9] == b"{":
+        tensors = stack.enter_context(open_safetensors(path))
+        return schemes.translate(path, ".safetensors", tensors)
+    if start.startswith(b"\x80"):
+        raise InputError(
+            f"{path!r} is a bare pickle, which could run any code and is never opened; {ACCEPTED}."
+        )
+    raise InputError(f"{path!r} is no kind of weight file known here; {ACCEPTED}.")
+
+
+def _open_zip(path: str, stack: ExitStack) -> Checkpoint:
+    with zipfile.ZipFile(path) as archive:
+        members = archive.namelist()
+    if set(keras_archive.MEMBERS) <= set(members):
+        layout, tensors, layers = stack.enter_context(keras_archive.open_keras_archive(path))
+        return schemes.translate(path, layout, tensors, layers)
+    if any(member.endswith("/data.pkl") for member in members):
+        return schemes.translate(path, "PyTorch .pth", stack.enter_context(open_pth(path)))
+    if members and all(member.endswith(".npy") for member in members):
+        return schemes.translate(path, "NumPy .npz", stack.enter_context(open_npz(path)))
+    raise InputError(
+        f"{path!r} is a zip archive but neither a .keras model, a PyTorch file nor an .npz; "
+        f"{ACCEPTED}."
+    )
+
+
+def _tensorflow_prefix(path: str) -> str | None:
+    """The prefix of the TensorFlow checkpoint that a path means; None if it means none."""
+    if os.path.isfile(f"{path}.index"):
+        return path
+    if path.endswith(".index") and os.path.isfile(path):
+        return path.removesuffix(".index")
+    if not os.path.isdir(path):
+        return None
+    if os.path.isfile(os.path.join(path, "saved_model.pb")):
+        return os.path.join(path, "variables", "variables")
+    found = sorted(str(index.with_suffix("")) for index in Path(path).rglob("*.index"))
+    if len(found) > 1:
+        raise InputError(
+            f"{path!r} holds {len(found)} TensorFlow checkpoints; pass the prefix of one, such as "
+            f"{found[0]!r}."
+        )
+    return found[0] if found else None
+
+
+__all__ = ["ACCEPTED", "Checkpoint", "Tensor", "open_checkpoint"]

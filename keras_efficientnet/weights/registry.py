@@ -1,0 +1,239 @@
+"""The published weights: where they are, how they were trained, what they reach.
+
+Top-1 accuracies are ImageNet's, in percent, as their source states them. Sources:
+
+- Keras: keras.applications (its source for URLs and MD5 hashes,
+  https://keras.io/api/applications for accuracies)
+- TPU: https://github.com/tensorflow/tpu/blob/master/models/official/efficientnet/README.md
+  and lite/README.md
+- AML: https://github.com/google/automl/blob/master/efficientnetv2/README.md
+- torchvision: https://github.com/pytorch/vision/blob/main/torchvision/models/efficientnet.py
+
+Google's EdgeTPU checkpoints are not here: their graph is not this package's
+(`schemes.tf1_names`).
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from keras_efficientnet import scaling, spec
+from keras_efficientnet.errors import InputError
+from keras_efficientnet.scaling import Variant
+from keras_efficientnet.spec import RGB, Padding, VariantSpec
+
+_KERAS = "https://storage.googleapis.com/keras-applications/"
+_KERAS_V2 = "https://storage.googleapis.com/tensorflow/keras-applications/efficientnet_v2/"
+_TPU = "https://storage.googleapis.com/cloud-tpu-checkpoints/efficientnet/"
+_TORCHVISION = "https://download.pytorch.org/models/"
+
+_HALF: RGB = (127.5, 127.5, 127.5)
+_IMAGENET_21K_CLASSES = 21843
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published set of weights of one variant.
+
+    Attributes:
+        variant: such as `"B0"`.
+        name: what `weights=` takes, such as `"noisy-student"`.
+        url: of the file.
+        layout: `"keras-h5"`, `"tf1-checkpoint"` (in a tar archive) or `"torchvision-pth"`.
+        source: who publishes it and states the accuracy; the module's docstring has the
+            addresses.
+        top1: stated top-1 accuracy on ImageNet in percent; None where none is stated.
+        classes: outputs of its classifier.
+        hash: MD5 in full, or the leading digits of SHA-256; None where none is published.
+        notop_url: a file without the classifier, where there is one.
+        notop_hash: its MD5.
+        resolution: image side the accuracy was measured at, if not the variant's.
+        pixel_mean: of the pixels it was trained on, in 0-255; None for the variant's own.
+        pixel_std: likewise.
+        padding: that it was trained with.
+        batch_norm_epsilon: that it was trained with.
+    """
+
+    variant: str
+    name: str
+    url: str
+    layout: str
+    source: str
+    top1: float | None
+    classes: int = 1000
+    hash: str | None = None
+    notop_url: str | None = None
+    notop_hash: str | None = None
+    resolution: int | None = None
+    pixel_mean: RGB | None = None
+    pixel_std: RGB | None = None
+    padding: Padding = "same"
+    batch_norm_epsilon: float = 1e-3
+
+    def spec(self) -> VariantSpec:
+        """The variant, with the pixels, padding and epsilon that these weights need."""
+        variant = spec.VARIANTS[self.variant]
+        return dataclasses.replace(
+            variant,
+            resolution=self.resolution or variant.resolution,
+            pixel_mean=self.pixel_mean or variant.pixel_mean,
+            pixel_std=self.pixel_std or variant.pixel_std,
+            padding=self.padding,
+            batch_norm_epsilon=self.batch_norm_epsilon,
+        )
+
+
+# Keras: MD5 with the top and without, top-1.
+_KERAS_V1_FILES = {
+    "B0": ("902e53a9f72be733fc0bcb005b3ebbac", "50bc09e76180e00e4465e1a485ddc09d", 77.1),
+    "B1": ("1d254153d4ab51201f1646940f018540", "74c4e6b3e1f6a1eea24c589628592432", 79.1),
+    "B2": ("b15cce36ff4dcbd00b6dd88e7857a6ad", "111f8e2ac8aa800a7a99e3239f7bfb39", 80.1),
+    "B3": ("ffd1fdc53d0ce67064dc6a9c7960ede0", "af6d107764bb5b1abb91932881670226", 81.6),
+    "B4": ("18c95ad55216b8f92d7e70b3a046e2fc", "ebc24e6d6c33eaebbd558eafbeedf1ba", 82.9),
+    "B5": ("ace28f2a6363774853a83a0b21b9421a", "38879255a25d3c92d5e44e04ae6cec6f", 83.6),
+    "B6": ("165f6e37dce68623721b423839de8be5", "9ecce42647a20130c1f39a5d4cb75743", 84.0),
+    "B7": ("8c03f828fec3ef71311cd463b6759d99", "cbcfe4450ddf6f3ad90b1b398090fe4a", 84.3),
+}
+_KERAS_V2_FILES = {
+    "V2-B0": ("21ecbf6da12460d5c40bb2f29ceb2188", "893217f2bb855e2983157299931e43ff", 78.7),
+    "V2-B1": ("069f0534ff22adf035c89e2d9547a9dc", "0e80663031ca32d657f9caa404b6ec37", 79.8),
+    "V2-B2": ("424e49f28180edbde1e94797771950a7", "1dfe2e7a5d45b6632553a8961ea609eb", 80.5),
+    "V2-B3": ("1f1fc43bd98a6e4fd8fdfd551e02c7a0", "f6abf7b5849ac99a89b50dd3fd532856", 82.0),
+    "V2-S": ("e1d88a8495beba45748fedd0cecbe016", "af0682fb74e8c54910f2d4393339c070", 83.9),
+    "V2-M": ("a3bf6aa3276309f4fc6a34aa114c95cd", "1b8dc055df72dde80d614482840fe342", 85.3),
+    "V2-L": ("27e6d408b53c7ebc868fefa357689935", "b0b66b5c863aef5b46e8608fe1711615", 85.7),
+}
+# TPU: top-1 by variant. AdvProp (https://arxiv.org/abs/1911.09665) was trained on pixels
+# in -1 to 1; AutoAugment, RandAugment and Noisy Student (https://arxiv.org/abs/1911.04252)
+# on the usual ones.
+_TPU_FILES = {
+    "baseline": ("ckpts/efficientnet-{}", (76.7, 78.7, 79.8, 81.1, 82.5, 83.1)),
+    "autoaugment": (
+        "ckptsaug/efficientnet-{}",
+        (77.1, 79.1, 80.1, 81.6, 82.9, 83.6, 84.0, 84.3),
+    ),
+    "advprop": (
+        "advprop/efficientnet-{}",
+        (77.6, 79.6, 80.5, 81.9, 83.3, 84.3, 84.8, 85.2, 85.5),
+    ),
+    "noisy-student": (
+        "noisystudent/noisy_student_efficientnet-{}",
+        (78.8, 81.5, 82.4, 84.1, 85.3, 86.1, 86.4, 86.9),
+    ),
+}
+_LITE_TOP1 = (75.1, 76.7, 77.6, 79.8, 81.5)
+# AML: top-1 on ImageNet-1k after pre-training on 21k; none is stated for B0-B3.
+_V2_TOP1_21K = {"S": 84.9, "M": 86.2, "L": 86.9, "XL": 87.2}
+# torchvision: file, top-1, epsilon, and the size where it is not the variant's.
+_TORCHVISION_FILES = {
+    "B0": ("efficientnet_b0_rwightman-7f5810bc", 77.692, 1e-5, None),
+    "B1": ("efficientnet_b1-c27df63c", 79.838, 1e-5, None),
+    "B2": ("efficientnet_b2_rwightman-c35c1473", 80.608, 1e-5, 288),
+    "B3": ("efficientnet_b3_rwightman-b3899882", 82.008, 1e-5, None),
+    "B4": ("efficientnet_b4_rwightman-23ab8bcd", 83.384, 1e-5, None),
+    "B5": ("efficientnet_b5_lukemelas-1a07897c", 83.444, 1e-3, None),
+    "B6": ("efficientnet_b6_lukemelas-24a108a5", 84.008, 1e-3, None),
+    "B7": ("efficientnet_b7_lukemelas-c5b4e57e", 84.122, 1e-3, None),
+    "V2-S": ("efficientnet_v2_s-dd5fe13b", 84.228, 1e-3, None),
+    "V2-M": ("efficientnet_v2_m-dc08266a", 85.112, 1e-3, None),
+    "V2-L": ("efficientnet_v2_l-59c71312", 85.808, 1e-3, None),
+}
+
+
+def table() -> tuple[Published, ...]:
+    """Every published set of weights, variant by variant."""
+    order = list(spec.VARIANTS)
+    return tuple(sorted(_PUBLISHED, key=lambda published: order.index(published.variant)))
+
+
+def find(variant: Variant, name: str) -> Published:
+    """Looks a variant's weights up by name.
+
+    Raises:
+        InputError: if there are none of that name.
+    """
+    wanted = scaling.get_variant(variant).name
+    known = {entry.name: entry for entry in _PUBLISHED if entry.variant == wanted}
+    if name in known:
+        return known[name]
+    choice = f"choose one of {', '.join(known)}" if known else "none are published in a usable form"
+    raise InputError(
+        f"weights={name!r} is neither an existing file nor a name of published weights of "
+        f"EfficientNet-{wanted}; {choice}, or pass the path of a file."
+    )
+
+
+def _keras() -> Iterator[Published]:
+    for base, files in ((_KERAS, _KERAS_V1_FILES), (_KERAS_V2, _KERAS_V2_FILES)):
+        for variant, (md5, notop_md5, top1) in files.items():
+            url = f"{base}efficientnet{variant.lower()}"
+            yield Published(
+                variant,
+                "imagenet",
+                f"{url}.h5",
+                "keras-h5",
+                "Keras",
+                top1,
+                hash=md5,
+                notop_url=f"{url}_notop.h5",
+                notop_hash=notop_md5,
+            )
+
+
+def _tpu() -> Iterator[Published]:
+    def checkpoint(variant: str, name: str, file: str, top1: float, **options) -> Published:
+        url = f"{_TPU}{file}.tar.gz"
+        return Published(variant, name, url, "tf1-checkpoint", "TPU", top1, **options)
+
+    for name, (file, accuracies) in _TPU_FILES.items():
+        pixels = {"pixel_mean": _HALF, "pixel_std": _HALF} if name == "advprop" else {}
+        for index, top1 in enumerate(accuracies):
+            yield checkpoint(f"B{index}", name, file.format(f"b{index}"), top1, **pixels)
+    for variant, top1 in (("B5", 83.7), ("B7", 84.7)):
+        file = f"randaug/efficientnet-{variant.lower()}-randaug"
+        yield checkpoint(variant, "randaugment", file, top1)
+    student = _TPU_FILES["noisy-student"][0]
+    yield checkpoint("L2", "noisy-student", student.format("l2"), 88.4)
+    yield checkpoint("L2", "noisy-student-475", student.format("l2_475"), 88.2, resolution=475)
+    for index, top1 in enumerate(_LITE_TOP1):
+        yield checkpoint(f"Lite{index}", "imagenet", f"lite/efficientnet-lite{index}", top1)
+
+
+def _automl() -> Iterator[Published]:
+    for size in ("B0", "B1", "B2", "B3", "S", "M", "L", "XL"):
+        for name, top1, classes in (
+            ("imagenet21k", None, _IMAGENET_21K_CLASSES),
+            ("imagenet21k-ft1k", _V2_TOP1_21K.get(size), 1000),
+        ):
+            file = f"v2/efficientnetv2-{size.lower()}-{name.removeprefix('imagenet')}"
+            yield Published(
+                f"V2-{size}",
+                name,
+                f"{_TPU}{file}.tgz",
+                "tf1-checkpoint",
+                "AML",
+                top1,
+                classes,
+            )
+
+
+def _torchvision() -> Iterator[Published]:
+    for variant, (file, top1, epsilon, resolution) in _TORCHVISION_FILES.items():
+        half = variant == "V2-L"
+        yield Published(
+            variant,
+            "torchvision",
+            f"{_TORCHVISION}{file}.pth",
+            "torchvision-pth",
+            "torchvision",
+            top1,
+            hash=file.rpartition("-")[2],
+            resolution=resolution,
+            pixel_mean=_HALF if half else spec.IMAGENET_MEAN,
+            pixel_std=_HALF if half else spec.IMAGENET_STD,
+            padding="symmetric",
+            batch_norm_epsilon=epsilon,
+        )
+
+
+_PUBLISHED = (*_keras(), *_tpu(), *_automl(), *_torchvision())

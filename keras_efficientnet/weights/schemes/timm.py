@@ -1,0 +1,105 @@
+"""Names of timm's `tf_efficientnet_*` and `efficientnet_*`: `blocks.1.0.conv_pw.weight`.
+
+Both groups have the same names. The first was converted from Google's weights and keeps
+TensorFlow's padding and epsilon; the second was trained in PyTorch with PyTorch's.
+"""
+
+import re
+
+from keras_efficientnet.scaling import letters
+from keras_efficientnet.spec import Padding
+from keras_efficientnet.weights.checkpoint import Origin, Tensor, Translation
+from keras_efficientnet.weights.schemes import torch_names
+
+ANCHOR = "conv_stem.weight"
+LABEL = "timm's names"
+
+_NETWORK = {
+    "conv_stem": "stem.conv",
+    "bn1": "stem.bn",
+    "conv_head": "head.conv",
+    "bn2": "head.bn",
+    "classifier": "classifier",
+}
+_SQUEEZE_EXCITE = {"se.conv_reduce": "se.reduce", "se.conv_expand": "se.expand"}
+# timm's block classes, told apart by a layer that only they have; the first that fits.
+_BLOCKS = (
+    (
+        ("conv_dw", "conv_pwl"),  # InvertedResidual
+        {
+            "conv_pw": "expand.conv",
+            "bn1": "expand.bn",
+            "conv_dw": "depthwise.conv",
+            "bn2": "depthwise.bn",
+            "conv_pwl": "project.conv",
+            "bn3": "project.bn",
+        },
+    ),
+    (
+        ("conv_dw",),  # DepthwiseSeparableConv
+        {
+            "conv_dw": "depthwise.conv",
+            "bn1": "depthwise.bn",
+            "conv_pw": "project.conv",
+            "bn2": "project.bn",
+        },
+    ),
+    (
+        ("conv_exp",),  # EdgeResidual
+        {
+            "conv_exp": "expand.conv",
+            "bn1": "expand.bn",
+            "conv_pwl": "project.conv",
+            "bn2": "project.bn",
+        },
+    ),
+    (("conv",), {"conv": "project.conv", "bn1": "project.bn"}),  # ConvBnAct
+)
+_NAME = re.compile(r"(?:blocks\.(?P<stage>\d+)\.(?P<index>\d+)\.)?(?P<layer>.+)\.(?P<field>\w+)")
+_UNTOLD = (
+    "the file does not tell its padding: pass padding='same' to load_weights for a "
+    "tf_efficientnet_*, or build the model with padding='symmetric' and "
+    "batch_norm_epsilon=1e-5 for an efficientnet_*"
+)
+_TRAINED_IN_TORCH = f"the weights were trained in PyTorch and {_UNTOLD}"
+
+
+def translate(tensors: dict[str, Tensor]) -> Translation:
+    """Translates a state dict."""
+    named = dict(torch_names.without_prefix(tensors, ANCHOR))
+    blocks: dict[tuple[str, str], set[str]] = {}
+    for name in named:
+        match = _NAME.fullmatch(name)
+        if match and match["stage"]:
+            blocks.setdefault((match["stage"], match["index"]), set()).add(match["layer"])
+
+    found, unknown = {}, []
+    for name, tensor in named.items():
+        if name.endswith(torch_names.COUNTER):
+            continue
+        match = _NAME.fullmatch(name)
+        part = match and _part(match, blocks)
+        if match and part:
+            canonical, tensor = torch_names.canonical(part, match["field"], tensor)
+            found[canonical] = tensor
+        else:
+            unknown.append(tensor.name)
+    return Translation(found, unknown, _origin(named))
+
+
+def _part(match: re.Match, blocks: dict[tuple[str, str], set[str]]) -> str | None:
+    if not match["stage"]:
+        return _NETWORK.get(match["layer"])
+    members = blocks[match["stage"], match["index"]]
+    kinds = (parts for marks, parts in _BLOCKS if members.issuperset(marks))
+    part = {**next(kinds, {}), **_SQUEEZE_EXCITE}.get(match["layer"])
+    return part and f"block{int(match['stage']) + 1}{letters(int(match['index']))}.{part}"
+
+
+def _origin(named: dict[str, Tensor]) -> Origin:
+    """Converted weights have never seen a batch in PyTorch, and their counters are at zero."""
+    epsilons: dict[Padding, float | None] = {"same": 1e-3, "symmetric": 1e-5}
+    counter = named.get(f"bn1.{torch_names.COUNTER}")
+    if counter is None:
+        return Origin(epsilons, question=_UNTOLD)
+    return Origin(epsilons, question=_TRAINED_IN_TORCH if int(counter.read()) else "")

@@ -1,0 +1,30 @@
+"""What PyTorch's naming conventions share: field names and the order of axes."""
+
+from collections.abc import Iterator
+
+from keras_efficientnet.weights.checkpoint import Tensor
+
+_BATCH_NORM = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
+COUNTER = "num_batches_tracked"
+
+
+def without_prefix(tensors: dict[str, Tensor], anchor: str) -> Iterator[tuple[str, Tensor]]:
+    """Drops what a wrapper put before every name, such as `module.`."""
+    prefix = next(name for name in tensors if name.endswith(anchor)).removesuffix(anchor)
+    for name, tensor in tensors.items():
+        yield name.removeprefix(prefix), tensor
+
+
+def canonical(part: str, field: str, tensor: Tensor) -> tuple[str, Tensor]:
+    """Names a layer's field and turns its axes from PyTorch's order to Keras'."""
+    if part.endswith(".bn"):
+        return f"{part}.{_BATCH_NORM.get(field, field)}", tensor
+    name = f"{part}.{'kernel' if field == 'weight' else field}"
+    if len(tensor.shape) == 4:
+        return name, tensor.transpose((2, 3, 0, 1) if "depthwise" in part else (2, 3, 1, 0))
+    return name, tensor.transpose((1, 0)) if len(tensor.shape) == 2 else tensor
