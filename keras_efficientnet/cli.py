@@ -88,13 +88,15 @@ DATA_HELP = (
 
 @group.command()
 @_data_options("--data", DATA_HELP, default="digits", show_default=True)
-@click.option("--model", "variant", default="B0", show_default=True, help="Variant, B0 to L2.")
+@click.option(
+    "--model", "variant", default="B0", show_default=True, help="Variant; `info` lists them."
+)
 @click.option(
     "--image-size",
     type=int,
     help="Side of the input in pixels. [default: the data's or the variant's]",
 )
-@click.option("--epochs", type=int, help="Passes over the training images. [default: 20]")
+@click.option("--epochs", type=int, help="Passes over the training images. [default: 24]")
 @click.option("--batch-size", type=int, help="Images in a step. [default: 32]")
 @click.option(
     "--learning-rate", type=float, help="Peak, at this batch size. [default: 0.008 for 256 images]"
@@ -394,6 +396,83 @@ def _print_table(table) -> None:
     from rich.console import Console
 
     Console().print(table)
+
+
+@group.group()
+def weights() -> None:
+    """Find, look into and convert pretrained weights."""
+
+
+@weights.command("list")
+@click.argument("variant", required=False)
+@_json_option
+def list_weights(variant, as_json):
+    """List the published weights, of VARIANT or of all variants.
+
+    A name goes with its variant: EfficientNetB0(weights="noisy-student").
+    """
+    from keras_efficientnet import scaling
+    from keras_efficientnet.weights import registry
+
+    wanted = scaling.get_variant(variant).name if variant else None
+    entries = [entry for entry in registry.table() if wanted in (None, entry.variant)]
+    if as_json:
+        _print_json([dataclasses.asdict(entry) for entry in entries])
+        return
+    table = _table("variant", "name", "top-1 %", "classes", "padding", "source")
+    for entry in entries:
+        top1 = f"{entry.top1:.1f}" if entry.top1 else "-"
+        table.add_row(
+            entry.variant, entry.name, top1, str(entry.classes), entry.padding, entry.source
+        )
+    _print_table(table)
+
+
+@weights.command()
+@click.argument("file", type=click.Path())
+@_json_option
+def inspect(file, as_json):
+    """Say what weight file FILE holds, without building a network."""
+    _import_tensorflow()
+    from keras_efficientnet.weights import inspect as look
+
+    found = look(file)
+    if as_json:
+        _print_json(dataclasses.asdict(found))
+        return
+    fit = "fits" if found.fits else "is nearest to"
+    click.echo(f"{found.path}: {found.layout}, {len(found.tensors)} tensors")
+    click.echo(f"{fit} EfficientNet-{found.variant}, {found.channels} channels in")
+    click.echo(f"classes: {found.classes or 'no classifier'}")
+    for title, names in (("missing", found.missing), ("unknown", found.unknown)):
+        for name in names:
+            click.echo(f"{title}: {name}")
+
+
+@weights.command()
+@click.argument("file", type=click.Path())
+@click.option("--model", "variant", required=True, help="Variant that the weights are of.")
+@click.option(
+    "--output", type=click.Path(), required=True, help="File ending in .weights.h5 or .keras."
+)
+@click.option(
+    "--padding",
+    type=click.Choice(["same", "symmetric"]),
+    help="For PyTorch files that do not say which they were trained with.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@_json_option
+def convert(file, variant, output, padding, overwrite, as_json):
+    """Turn weight file FILE, of any layout, into one that Keras loads."""
+    _import_tensorflow()
+    from keras_efficientnet.weights import convert as run
+
+    report = run(file, variant, output, overwrite=overwrite, padding=padding)
+    if as_json:
+        _print_json({**dataclasses.asdict(report), "output": output})
+        return
+    click.echo(str(report))
+    click.echo(f"Written to {output}.")
 
 
 def _print_json(document: Any) -> None:

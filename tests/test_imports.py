@@ -23,7 +23,7 @@ STDLIB_ONLY = {
 GRAPH = {
     "layers": {"errors"},
     "model": {"layers", "scaling", "spec", "errors"},
-    "weights": {"model", "layers", "scaling", "spec", "errors"},
+    "weights": {"model", "layers", "scaling", "spec", "errors", "files"},
     "variants": {"model", "layers", "scaling", "spec", "errors", "weights"},
 }
 CORE = {*STDLIB_ONLY, *GRAPH}

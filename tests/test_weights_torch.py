@@ -180,7 +180,7 @@ def test_bfloat16_safetensors(b0, tmp_path):
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 6, 7])
 def test_other_channel_counts_follow_timm(channels, tf_b0):
-    from timm.models._manipulate import adapt_input_conv
+    from timm.models._manipulate import adapt_input_conv  # pyright: ignore[reportMissingImports]
 
     kernel = tf_b0.conv_stem.weight.detach()
     expected = adapt_input_conv(channels, kernel).numpy().transpose(2, 3, 1, 0)

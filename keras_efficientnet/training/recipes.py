@@ -134,7 +134,7 @@ def recipe(name: str, **overrides) -> Recipe:
     if name == "paper":
         base = paper
     elif name == "small":
-        epochs = overrides.get("epochs", 20)
+        epochs = overrides.get("epochs", 24)
         base = dataclasses.replace(
             paper,
             name="small",

@@ -2,11 +2,12 @@
 
 import dataclasses
 import os
-import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 from keras_efficientnet import model, scaling
 from keras_efficientnet.errors import InputError
+from keras_efficientnet.files import written_whole
 from keras_efficientnet.scaling import Variant
 from keras_efficientnet.spec import Padding, VariantSpec
 from keras_efficientnet.weights import matching, structure
@@ -96,17 +97,18 @@ def convert(
         InputError: if the file does not fit the variant, or the output cannot be written.
     """
     path = os.fspath(output)
-    suffix = next((suffix for suffix in OUTPUT_SUFFIXES if path.endswith(suffix)), None)
-    if suffix is None:
+    if not path.endswith(OUTPUT_SUFFIXES):
         raise InputError(f"output={path!r} must end in {' or '.join(OUTPUT_SUFFIXES)}.")
-    if os.path.exists(path) and not overwrite:
-        raise InputError(f"output={path!r} exists; pass another path, or overwrite=True.")
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder):
-        raise InputError(f"output={path!r}: the folder {folder!r} does not exist; create it first.")
+    with written_whole(path, overwrite) as unfinished:
+        return _convert(source, scaling.get_variant(variant), unfinished, padding)
+
+
+def _convert(
+    source: str | os.PathLike, variant: VariantSpec, path: Path, padding: Padding | None
+) -> LoadReport:
     found = inspect(source)
     network = model.build(
-        _trained_as(scaling.get_variant(variant), found.origin, padding),
+        _trained_as(variant, found.origin, padding),
         include_top=found.classes is not None,
         input_shape=(None, None, found.channels or 3),
         classes=found.classes or 1000,
@@ -114,10 +116,7 @@ def convert(
     with open_checkpoint(source) as checkpoint:
         report, values = matching.read(network, checkpoint, padding=padding)
     matching.assign(network, values)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        unfinished = os.path.join(temporary, f"unfinished{suffix}")
-        network.save(unfinished) if suffix == ".keras" else network.save_weights(unfinished)
-        os.replace(unfinished, path)
+    network.save(path) if path.suffix == ".keras" else network.save_weights(path)
     return report
 
 

@@ -45,7 +45,7 @@ def open_npz(path: str) -> Iterator[dict[str, Tensor]]:
 def open_pth(path: str) -> Iterator[dict[str, Tensor]]:
     """Opens what `torch.save` wrote, through torch's reader that runs no pickled code."""
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise InputError(
             f"{path!r} is a PyTorch file and PyTorch is not installed; install torch, or convert "

@@ -1,0 +1,10 @@
+from . import matching as matching
+from . import registry as registry
+from . import structure as structure
+from .conversion import Inspection as Inspection
+from .conversion import convert as convert
+from .conversion import inspect as inspect
+from .download import fetch as fetch
+from .loading import load_weights as load_weights
+from .matching import LoadReport as LoadReport
+from .readers import open_checkpoint as open_checkpoint

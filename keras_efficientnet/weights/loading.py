@@ -1,0 +1,98 @@
+"""Fills a model from published weights or from a file."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import keras
+
+from keras_efficientnet.errors import InputError
+from keras_efficientnet.spec import Padding
+from keras_efficientnet.weights import matching, registry, structure
+from keras_efficientnet.weights.checkpoint import Origin
+from keras_efficientnet.weights.download import fetch
+from keras_efficientnet.weights.matching import LoadReport
+from keras_efficientnet.weights.readers import open_checkpoint
+
+
+def load_weights(
+    model: keras.Model,
+    source: str | os.PathLike,
+    strict: bool = True,
+    padding: Padding | None = None,
+) -> LoadReport:
+    """Fills a model's variables from published weights or from a file.
+
+    A file is recognised by what it contains: `.h5`, `.weights.h5` and `.keras` of
+    keras.applications' networks or of this package's, Google's TensorFlow checkpoints
+    (moving averages preferred), SavedModels, and PyTorch state dicts of
+    EfficientNet-PyTorch, timm and torchvision as `.safetensors`, `.npz` or `.pth`. No code
+    in a file is ever run.
+
+    A model with another number of classes keeps its fresh classifier; one with another
+    number of input channels gets an adapted stem kernel (`matching.adapt_channels`); a
+    model without its top leaves the file's classifier out.
+
+    Args:
+        model: a network that a builder of this package returned.
+        source: a name from `weights.registry`, such as `"imagenet"`, or a path: of a
+            file, of a SavedModel's folder, or a TensorFlow checkpoint's prefix.
+        strict: raise unless every variable and every tensor has its counterpart and the
+            model computes what the weights were trained for. Otherwise load what fits,
+            and say in the report what did not.
+        padding: `"same"` or `"symmetric"`, for timm's state dicts that were trained in
+            PyTorch and do not say which they need.
+
+    Returns:
+        What was loaded, adapted, missing, unexpected and misshapen.
+
+    Raises:
+        InputError: if the source cannot be had, read or trusted, or does not fit. The
+            model is then as it was.
+    """
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(
+            f"weights={source!r} must be None, the name of published weights or the path of a file."
+        )
+    if padding not in (None, "same", "symmetric"):
+        raise InputError(f"padding={padding!r} must be None, 'same' or 'symmetric'.")
+    if isinstance(source, str) and _is_name(source):
+        return _load_published(model, source, strict)
+    with open_checkpoint(source) as checkpoint:
+        report, values = matching.read(model, checkpoint, strict, padding)
+    matching.assign(model, values)
+    return report
+
+
+def _is_name(source: str) -> bool:
+    """Anything that looks like a path is one, so that a mistyped path is called missing."""
+    looks_like_a_path = os.sep in source or Path(source).suffix
+    return not (looks_like_a_path or os.path.exists(source) or os.path.exists(f"{source}.index"))
+
+
+def _load_published(model: keras.Model, name: str, strict: bool) -> LoadReport:
+    variables = structure.variables(model)
+    variant = structure.matching_variant(model)
+    if variant is None:
+        raise InputError(
+            f"weights={name!r}: {model.name!r} has no published variant's structure; pass the "
+            "path of a file that fits it."
+        )
+    published = registry.find(variant, name)
+    spec = published.spec()
+    pixels = (spec.pixel_mean, spec.pixel_std)
+    origin = Origin({spec.padding: spec.batch_norm_epsilon}, pixels)
+    # Before the download: a mismatch shows from the registry alone.
+    if strict and (differences := matching.differences(model, origin)):
+        raise InputError(
+            f"weights={name!r} of EfficientNet-{variant} do not suit {model.name!r}: "
+            f"{'; '.join(differences.values())}; build the model from "
+            f"weights.registry.find({variant!r}, {name!r}).spec()."
+        )
+    path = fetch(published, include_top=structure.CLASSIFIER_KERNEL in variables)
+    with open_checkpoint(path) as checkpoint:
+        report, values = matching.read(
+            model, dataclasses.replace(checkpoint, origin=origin), strict
+        )
+    matching.assign(model, values)
+    return report
