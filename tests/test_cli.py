@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 
 import keras
 import numpy as np
@@ -208,8 +209,33 @@ assert "tensorflow" not in sys.modules and "keras" not in sys.modules
     )
 
 
+def test_weights_are_listed_inspected_and_converted(tmp_path):
+    listed = answer("weights", "list", "v2s", "--json")
+    assert [entry["name"] for entry in listed if entry["source"] == "Keras"] == ["imagenet"]
+    assert {entry["variant"] for entry in listed} == {"V2-S"}
+    assert "noisy-student" in cli("weights", "list").stdout
+
+    file = tmp_path / "peer.h5"
+    peer = keras.applications.EfficientNetB0(weights=None, input_shape=(32, 32, 3), classes=7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras calls its own .h5 format legacy
+        peer.save(file)
+    found = answer("weights", "inspect", file, "--json")
+    assert (found["variant"], found["fits"], found["classes"]) == ("B0", True, 7)
+    assert "classes: 7" in cli("weights", "inspect", file).stdout
+
+    output = tmp_path / "b0.weights.h5"
+    report = answer("weights", "convert", file, "--model", "B0", "--output", output, "--json")
+    assert len(report["loaded"]) == len(ke.EfficientNetB0().weights)
+    assert ke.EfficientNetB0(weights=output, classes=7).count_params()
+    assert "does not fit" in complaint(
+        *("weights", "convert", file, "--model", "B1", "--output", tmp_path / "b1.keras")
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b0.weights.h5", "peer.h5"]
+
+
 def test_help_is_quick_and_names_every_command():
-    commands = ("train", "evaluate", "predict", "export", "info")
+    commands = ("train", "evaluate", "predict", "export", "info", "weights")
     for command in commands:
         assert "Usage" in cli(command, "--help").stdout
     seconds = []

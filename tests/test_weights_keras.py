@@ -286,5 +286,6 @@ def test_convert_writes_all_or_nothing(file, tmp_path):
 def test_convert_names_what_it_cannot_write(file, tmp_path):
     with pytest.raises(ke.InputError, match="must end in"):
         weights.convert(file, "B0", tmp_path / "out.pth")
-    with pytest.raises(ke.InputError, match="does not exist"):
-        weights.convert(file, "B0", tmp_path / "nowhere" / "out.keras")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ke.InputError, match="Cannot write to"):
+        weights.convert(file, "B0", tmp_path / "file" / "out.keras")

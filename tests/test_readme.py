@@ -1,0 +1,64 @@
+"""What the README promises of its first command, where that command has been run."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import keras_efficientnet as ke
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RUN = ROOT / "saved_models" / "digits-b0"
+
+
+@pytest.fixture(scope="module")
+def report():
+    if not (RUN / "report.json").is_file():
+        pytest.skip("keras-efficientnet train has not been run here")
+    return json.loads((RUN / "report.json").read_text(encoding="utf-8"))
+
+
+def test_it_opens_with_the_two_commands():
+    block = re.search(r"^```sh\n(.*?)```", README, re.MULTILINE | re.DOTALL)
+    assert block
+    assert block[1].splitlines() == [
+        "pip install . && keras-efficientnet train",
+        'pip install ".[test]" && pytest',
+    ]
+    assert len(README[: block.start()].split()) == 2  # the title
+
+
+def test_the_demonstration_reaches_what_it_promises(report):
+    accuracy, agreement = report["test_accuracy"], report["agreement"]
+    assert accuracy["keras"] >= 0.97
+    assert agreement["saved_model"] == agreement["tflite_float32"] == 1
+    assert abs(accuracy["tflite_int8"] - accuracy["keras"]) <= 0.02
+    assert report["test_images"] == 360
+    assert report["seconds"] < 300
+
+
+def test_the_demonstration_leaves_every_file(report):
+    assert sorted(path.name for path in RUN.iterdir()) == [
+        "history.csv",
+        "labels.txt",
+        "model.keras",
+        "model_float32.tflite",
+        "model_int8.tflite",
+        "report.json",
+        "saved_model",
+    ]
+    assert (RUN / "labels.txt").read_text().split() == list("0123456789")
+    with (RUN / "history.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == report["epochs"]
+
+
+def test_the_variant_table_is_that_of_the_cost():
+    rows = re.findall(r"^\| (B\d|L2) \| (\d+) \| ([\d,]+) \| ([\d.]+) G \|", README, re.MULTILINE)
+    assert [name for name, *_ in rows] == [*(f"B{index}" for index in range(9)), "L2"]
+    for name, pixels, trainable, multiply_adds in rows:
+        total = ke.cost.cost(name)
+        assert (total.image_size, total.trainable) == (int(pixels), int(trainable.replace(",", "")))
+        assert f"{total.multiply_adds / 1e9:.3g}" == multiply_adds
