@@ -109,7 +109,7 @@ DATA_HELP = (
     type=click.Path(path_type=Path),
     help="Folder to write. [default: saved_models/DATA-MODEL]",
 )
-@click.option("--weights", type=click.Path(), help="File saved by this package to start from.")
+@click.option("--weights", type=click.Path(), help="Published name or file to start from.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @_json_option
 def train(

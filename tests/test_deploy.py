@@ -198,6 +198,10 @@ def test_evaluation_matches_classes_by_name(tmp_path, model, info, photos, score
     }
     with pytest.raises(InputError, match="'wolf' is not among the model's: chat"):
         evaluate(predictor, digits_like(photos, best, ("chat", "wolf", "лиса")))
+    model.save(tmp_path / "nameless.keras")
+    nameless = deploy.Predictor(tmp_path / "nameless.keras")
+    with pytest.raises(InputError, match="tells 3 classes apart and the data has 4"):
+        evaluate(nameless, digits_like(photos, best, ("a", "b", "c", "d")))
 
 
 @pytest.mark.parametrize("source", ["keras", "saved_model"])

@@ -42,7 +42,13 @@ def evaluate(predictor: Predictor, data: DataSet) -> dict[str, Any]:
         while batch := list(islice(examples, BATCH_SIZE)):
             prepared = np.stack([images.prepare(image, size, crop_fraction) for image, _ in batch])
             labels = np.array([label for _, label in batch])
-            hits = predictor.scores(prepared).argmax(1) == to_model[labels]
+            scores = predictor.scores(prepared)
+            if scores.shape[1] < len(known):
+                raise InputError(
+                    f"The model tells {scores.shape[1]} classes apart and the data has "
+                    f"{len(known)}; evaluate it on data of its own classes."
+                )
+            hits = scores.argmax(1) == to_model[labels]
             np.add.at(counts, labels, 1)
             np.add.at(right, labels, hits)
             bar.update(len(batch))

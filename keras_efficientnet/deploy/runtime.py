@@ -5,6 +5,7 @@ it. It is also a program: `python runtime.py MODEL IMAGES.npy OUTPUTS.npy` runs 
 over an array in a fresh interpreter, which is how exported files are checked.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def _saved_model(path: Path) -> Runner:
 def _tflite(path: Path) -> Runner:
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(path), num_threads=2)
+    interpreter = Interpreter(str(path), num_threads=os.cpu_count())
     interpreter.allocate_tensors()
     (source,) = interpreter.get_input_details()
     (target,) = interpreter.get_output_details()
