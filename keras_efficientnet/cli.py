@@ -96,8 +96,8 @@ DATA_HELP = (
     type=int,
     help="Side of the input in pixels. [default: the data's or the variant's]",
 )
-@click.option("--epochs", type=int, help="Passes over the training images. [default: 24]")
-@click.option("--batch-size", type=int, help="Images in a step. [default: 32]")
+@click.option("--epochs", type=int, help="Passes over the training images. [default: 22]")
+@click.option("--batch-size", type=int, help="Images in a step. [default: 64]")
 @click.option(
     "--learning-rate", type=float, help="Peak, at this batch size. [default: 0.008 for 256 images]"
 )

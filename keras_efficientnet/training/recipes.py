@@ -134,11 +134,11 @@ def recipe(name: str, **overrides) -> Recipe:
     if name == "paper":
         base = paper
     elif name == "small":
-        epochs = overrides.get("epochs", 24)
+        epochs = overrides.get("epochs", 22)
         base = dataclasses.replace(
             paper,
             name="small",
-            batch_size=32,
+            batch_size=64,
             epochs=epochs,
             # RMSprop's steps do not shrink with the gradient: at the paper's rate, few epochs
             # leave weights so scattered that 8 bits cannot hold the activations.
