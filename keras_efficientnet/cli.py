@@ -89,7 +89,11 @@ DATA_HELP = (
 @group.command()
 @_data_options("--data", DATA_HELP, default="digits", show_default=True)
 @click.option(
-    "--model", "variant", default="B0", show_default=True, help="Variant; `info` lists them."
+    "--model",
+    "variant",
+    default="B0",
+    show_default=True,
+    help="Variant, such as B3, Lite0 or V2-S.",
 )
 @click.option(
     "--image-size",
