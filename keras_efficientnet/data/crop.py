@@ -5,6 +5,7 @@ Source: preprocessing.py of the TPU code.
 
 import tensorflow as tf
 
+from keras_efficientnet.data.images import PHOTO_CROP_FRACTION
 from keras_efficientnet.errors import InputError
 
 # As in augment.py: AutoGraph would only make tracing slower.
@@ -16,9 +17,6 @@ AREA_RANGE = (0.08, 1.0)
 ASPECT_RATIO_RANGE = (3 / 4, 4 / 3)
 MIN_COVERED = 0.1
 MAX_ATTEMPTS = 10
-
-CROP_FRACTION = 0.875
-"""Of the shorter side, what evaluation sees at 224 px."""
 
 
 @_plain
@@ -97,7 +95,7 @@ def _check_size(size):
 def _center_window(height, width, size):
     # The TPU code keeps whole pixels around the crop, so its share is not quite .875 for
     # sizes that are not multiples of 7.
-    padding = round(size * (1 / CROP_FRACTION - 1))
+    padding = round(size * (1 / PHOTO_CROP_FRACTION - 1))
     shorter = tf.cast(tf.minimum(height, width), tf.float32)
     side = tf.maximum(tf.cast(shorter * (size / (size + padding)), tf.int32), 1)
     return tf.stack([(height - side + 1) // 2, (width - side + 1) // 2, side, side])

@@ -10,13 +10,17 @@ import numpy as np
 import keras_efficientnet.layers  # noqa: F401  registers the classes a .keras file names
 from keras_efficientnet.data import images, pipeline
 from keras_efficientnet.data.sources import DataSet
-from keras_efficientnet.deploy.export import Quantization, export_saved_model, export_tflite
+from keras_efficientnet.deploy.export import (
+    CALIBRATION_IMAGES,
+    Quantization,
+    export_saved_model,
+    export_tflite,
+)
 from keras_efficientnet.deploy.metadata import ModelInfo, read_info
 from keras_efficientnet.deploy.verify import verify
 from keras_efficientnet.errors import InputError, reason
 from keras_efficientnet.files import size_in_bytes, written_whole
 
-CALIBRATION_IMAGES = 200
 CHECK_IMAGES = 1000
 RANDOM_IMAGES = 16
 

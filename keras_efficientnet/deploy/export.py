@@ -14,6 +14,8 @@ from keras_efficientnet.errors import InputError
 from keras_efficientnet.quiet import silenced
 
 Quantization = Literal["float32", "float16", "dynamic", "int8"]
+# Training images that int8 takes its ranges from.
+CALIBRATION_IMAGES = 200
 QUANTIZATIONS: tuple[Quantization, ...] = ("float32", "float16", "dynamic", "int8")
 
 

@@ -15,12 +15,12 @@ import numpy as np
 from keras_efficientnet import deploy, scaling, variants
 from keras_efficientnet.data import pipeline, sources
 from keras_efficientnet.data.sources import DataSet
+from keras_efficientnet.deploy.export import CALIBRATION_IMAGES
 from keras_efficientnet.files import size_in_bytes, written_whole
 from keras_efficientnet.training.progress import ProgressBar, StopOnNaN
 from keras_efficientnet.training.recipes import Recipe, recipe
 
 OUTPUT_ROOT = Path("saved_models")
-CALIBRATION_IMAGES = 200
 # Held-out images are kept in memory as pixels; more than this are sampled evenly.
 HELD_OUT_BYTES = 2 * 2**30
 
