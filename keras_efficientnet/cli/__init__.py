@@ -1,0 +1,56 @@
+"""The command line: parse, call one function, print. Heavy imports stay inside commands."""
+
+import os
+import sys
+
+import click
+
+from keras_efficientnet._version import __version__
+from keras_efficientnet.cli.export import export
+from keras_efficientnet.cli.info import info
+from keras_efficientnet.cli.train import train
+from keras_efficientnet.cli.use import evaluate, predict
+from keras_efficientnet.cli.weights import weights
+from keras_efficientnet.errors import InputError
+
+BAD_INPUT = 2
+
+# TensorFlow reads this when it is imported; its start-up notes are not for users.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def main() -> None:
+    """Entry point: any bad input becomes one sentence and exit code 2."""
+    try:
+        group.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.Abort:
+        _fail("Interrupted.", 130)
+    except click.ClickException as error:
+        _fail(error.format_message(), BAD_INPUT)
+    except InputError as error:
+        _fail(str(error), BAD_INPUT)
+    except OSError as error:
+        if error.errno is None:  # not the system's, so not the user's to mend
+            raise
+        _fail(f"{error.strerror}: {error.filename or 'output'}.", BAD_INPUT)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="keras-efficientnet")
+def group() -> None:
+    """EfficientNet: train on images, check the result, take it to a phone.
+
+    Start with `keras-efficientnet train`: it trains on handwritten digits in a few
+    minutes and writes verified model files to saved_models/digits-b0.
+    """
+
+
+for command in (train, evaluate, predict, export, info, weights):
+    group.add_command(command)

@@ -1,0 +1,104 @@
+"""What the commands share: options, loading and printing."""
+
+import json
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def json_option(command: Callable) -> Callable:
+    """Adds `--json`, as the argument `as_json`."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON document instead of a table."
+    )(command)
+
+
+def data_options(flag: str, help_text: str, **settings: Any) -> Callable:
+    """A data source with the split names that go with it, as one argument `load_data`."""
+
+    def decorate(command: Callable) -> Callable:
+        @click.option(flag, "source", help=help_text, **settings)
+        @click.option("--train-split", help="With tfds: training split, such as 'train[:80%]'.")
+        @click.option("--test-split", help="With tfds: held-out split.")
+        @wraps(command)
+        def with_data(source, train_split, test_split, **options):
+            def load_data():
+                from keras_efficientnet.data import sources
+
+                return sources.load(source, train_split=train_split, test_split=test_split)
+
+            return command(load_data=load_data if source else None, **options)
+
+        return with_data
+
+    return decorate
+
+
+DATA_HELP = (
+    "digits, folder:DIR (one folder of images for each class, with or without train/ and val/) "
+    "or tfds:NAME."
+)
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow without its start-up notes."""
+    from keras_efficientnet.quiet import silenced
+
+    with silenced():
+        import tensorflow  # noqa: F401
+
+
+def open_model(path: Path):
+    """Opens a model file without TensorFlow's start-up notes."""
+    from keras_efficientnet.deploy.predictor import Predictor
+    from keras_efficientnet.quiet import silenced
+
+    with silenced():
+        return Predictor(path)
+
+
+def print_artifacts(report: dict[str, Any]) -> None:
+    """One row for each file: what it is worth, how near to the original, how large."""
+    accuracy = report.get("test_accuracy", {})
+    rows = table("file", "accuracy", "agreement", "max difference", "size")
+    for (name, agreement), (file, size) in zip(
+        report["agreement"].items(), report["files"].items(), strict=True
+    ):
+        rows.add_row(
+            file,
+            percent(accuracy[name]) if name in accuracy else "-",
+            percent(agreement),
+            f"{report['max_abs_difference'][name]:.1e}",
+            f"{size / 1e6:.1f} MB",
+        )
+    print_table(rows)
+
+
+def table(*columns: str):
+    """Makes a table whose first column stands to the left and the others to the right."""
+    from rich.table import Table
+
+    rows = Table()
+    for index, column in enumerate(columns):
+        rows.add_column(column, justify="left" if index == 0 else "right", no_wrap=index > 0)
+    return rows
+
+
+def print_table(rows) -> None:
+    """Prints a table as wide as the terminal."""
+    from rich.console import Console
+
+    Console().print(rows)
+
+
+def print_json(document: Any) -> None:
+    """Prints a document for scripts."""
+    click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+
+
+def percent(share: float) -> str:
+    """Writes a share of 1 as a percentage."""
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,90 @@
+"""`keras-efficientnet weights`."""
+
+import dataclasses
+
+import click
+
+from keras_efficientnet.cli.common import (
+    import_tensorflow,
+    json_option,
+    print_json,
+    print_table,
+    table,
+)
+
+
+@click.group()
+def weights() -> None:
+    """Find, look into and convert pretrained weights."""
+
+
+@weights.command("list")
+@click.argument("variant", required=False)
+@json_option
+def list_weights(variant, as_json):
+    """List the published weights, of VARIANT or of all variants.
+
+    A name goes with its variant: EfficientNetB0(weights="noisy-student").
+    """
+    from keras_efficientnet import scaling
+    from keras_efficientnet.weights import registry
+
+    wanted = scaling.get_variant(variant).name if variant else None
+    entries = [entry for entry in registry.table() if wanted in (None, entry.variant)]
+    if as_json:
+        print_json([dataclasses.asdict(entry) for entry in entries])
+        return
+    rows = table("variant", "name", "top-1 %", "classes", "padding", "source")
+    for entry in entries:
+        top1 = f"{entry.top1:.1f}" if entry.top1 else "-"
+        rows.add_row(
+            entry.variant, entry.name, top1, str(entry.classes), entry.padding, entry.source
+        )
+    print_table(rows)
+
+
+@weights.command()
+@click.argument("file", type=click.Path())
+@json_option
+def inspect(file, as_json):
+    """Say what weight file FILE holds, without building a network."""
+    import_tensorflow()
+    from keras_efficientnet.weights import inspect as look
+
+    found = look(file)
+    if as_json:
+        print_json(dataclasses.asdict(found))
+        return
+    fit = "fits" if found.fits else "is nearest to"
+    click.echo(f"{found.path}: {found.layout}, {len(found.tensors)} tensors")
+    click.echo(f"{fit} EfficientNet-{found.variant}, {found.channels} channels in")
+    click.echo(f"classes: {found.classes or 'no classifier'}")
+    for title, names in (("missing", found.missing), ("unknown", found.unknown)):
+        for name in names:
+            click.echo(f"{title}: {name}")
+
+
+@weights.command()
+@click.argument("file", type=click.Path())
+@click.option("--model", "variant", required=True, help="Variant that the weights are of.")
+@click.option(
+    "--output", type=click.Path(), required=True, help="File ending in .weights.h5 or .keras."
+)
+@click.option(
+    "--padding",
+    type=click.Choice(["same", "symmetric"]),
+    help="For PyTorch files that do not say which they were trained with.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@json_option
+def convert(file, variant, output, padding, overwrite, as_json):
+    """Turn weight file FILE, of any layout, into one that Keras loads."""
+    import_tensorflow()
+    from keras_efficientnet.weights import convert as run
+
+    report = run(file, variant, output, overwrite=overwrite, padding=padding)
+    if as_json:
+        print_json({**dataclasses.asdict(report), "output": output})
+        return
+    click.echo(str(report))
+    click.echo(f"Written to {output}.")
