@@ -11,6 +11,8 @@ from .errors import InputError as InputError
 from .model import feature_pyramid as feature_pyramid
 from .spec import StageSpec as StageSpec
 from .spec import VariantSpec as VariantSpec
+from .training import freeze_batch_norm as freeze_batch_norm
+from .training import unfreeze_from as unfreeze_from
 from .variants import EfficientNet as EfficientNet
 from .variants import EfficientNetB0 as EfficientNetB0
 from .variants import EfficientNetB1 as EfficientNetB1

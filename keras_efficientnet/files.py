@@ -11,7 +11,9 @@ from keras_efficientnet.errors import InputError
 
 
 @contextlib.contextmanager
-def written_whole(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
+def written_whole(
+    path: str | os.PathLike, overwrite: bool = False, staging: Path | None = None
+) -> Iterator[Path]:
     """Gives a path to write a file or folder at, and moves it into place at the end.
 
     Whatever goes wrong before the end leaves `path` as it was.
@@ -19,6 +21,8 @@ def written_whole(path: str | os.PathLike, overwrite: bool = False) -> Iterator[
     Args:
         path: where the result shall be.
         overwrite: replace what is there.
+        staging: folder to write in meanwhile, on the same file system; emptied first. One
+            beside `path` if None, which stays behind if the process is killed.
 
     Raises:
         InputError: at once, if something is there and may not be replaced, or nothing
@@ -30,7 +34,11 @@ def written_whole(path: str | os.PathLike, overwrite: bool = False) -> Iterator[
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Beside the target, because a rename is atomic only within one file system.
-        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        if staging is None:
+            staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        else:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir()
     except OSError as error:
         raise InputError(f"Cannot write to {str(path.parent)!r}: {error.strerror}.") from error
     try:

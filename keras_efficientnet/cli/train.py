@@ -13,6 +13,7 @@ from keras_efficientnet.cli.common import (
     print_artifacts,
     print_json,
 )
+from keras_efficientnet.errors import InputError
 
 
 @click.command()
@@ -29,34 +30,86 @@ from keras_efficientnet.cli.common import (
     type=int,
     help="Side of the input in pixels. [default: the data's or the variant's]",
 )
-@click.option("--epochs", type=int, help="Passes over the training images. [default: 22]")
-@click.option("--batch-size", type=int, help="Images in a step. [default: 64]")
 @click.option(
-    "--learning-rate", type=float, help="Peak, at this batch size. [default: 0.008 for 256 images]"
+    "--recipe",
+    "recipe_name",
+    default="small",
+    show_default=True,
+    help="small, finetune, paper or v2-progressive.",
+)
+@click.option("--epochs", type=int, help="Passes over the training images. [default: the recipe's]")
+@click.option(
+    "--batch-size", type=int, help="Images that one step looks at. [default: the recipe's]"
+)
+@click.option(
+    "--learning-rate", type=float, help="Peak, at this batch size. [default: the recipe's]"
+)
+@click.option(
+    "--set",
+    "settings",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Any other value of the recipe, such as policy=rand or mixup_alpha=0.2; repeatable.",
 )
 @click.option(
     "--seed", type=int, default=0, show_default=True, help="Of weights, order and augmentation."
 )
+@click.option("--weights", type=click.Path(), help="Published name or file to start from.")
+@click.option("--class-weights", is_flag=True, help="Let every class count the same in the loss.")
+@click.option(
+    "--precision",
+    default="float32",
+    show_default=True,
+    help="float32, mixed_bfloat16 or mixed_float16.",
+)
+@click.option(
+    "--accumulation",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Parts that a batch is cut into where it does not fit into memory.",
+)
+@click.option(
+    "--steps-per-execution",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Batches between two calls from Python; more keeps an accelerator busy.",
+)
+@click.option("--deterministic", is_flag=True, help="Give the same bits every time; slower.")
+@click.option("--tensorboard", is_flag=True, help="Write event files for TensorBoard.")
+@click.option(
+    "--checkpoint-seconds",
+    type=float,
+    default=300,
+    show_default=True,
+    help="Time between two checkpoints.",
+)
+@click.option("--resume", is_flag=True, help="Go on with an unfinished run of the same options.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     help="Folder to write. [default: saved_models/DATA-MODEL]",
 )
-@click.option("--weights", type=click.Path(), help="Published name or file to start from.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing output or unfinished run.")
 @json_option
 def train(
     load_data,
     variant,
-    image_size,
+    recipe_name,
     epochs,
     batch_size,
     learning_rate,
-    seed,
-    output,
-    weights,
-    overwrite,
+    settings,
+    class_weights,
+    precision,
+    accumulation,
+    steps_per_execution,
+    deterministic,
+    tensorboard,
+    checkpoint_seconds,
     as_json,
+    **options,
 ):
     r"""Train a classifier; export and check it.
 
@@ -67,33 +120,57 @@ def train(
     \b
     Examples:
       keras-efficientnet train
-      keras-efficientnet train --data folder:photos --model B3 --epochs 50
-      keras-efficientnet train --data tfds:tf_flowers --image-size 128
+      keras-efficientnet train --data folder:photos --recipe finetune --weights imagenet
+      keras-efficientnet train --data tfds:imagenet2012 --model B3 --recipe paper
+      keras-efficientnet train --data folder:photos --set policy=rand --set magnitude=15
     """
     from keras_efficientnet import scaling
 
     scaling.get_variant(variant)  # before the seconds that TensorFlow takes to load
     import_tensorflow()
+    from keras_efficientnet.training import Execution
     from keras_efficientnet.training.recipes import REFERENCE_BATCH_SIZE, recipe
     from keras_efficientnet.training.run import train as run
 
-    overrides: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size}
-    overrides = {name: value for name, value in overrides.items() if value is not None}
+    overrides = dict(_setting(text) for text in settings)
+    overrides |= {
+        name: value
+        for name, value in (("epochs", epochs), ("batch_size", batch_size))
+        if value is not None
+    }
     if learning_rate is not None:
-        batch = recipe("small", **overrides).batch_size
+        batch = recipe(recipe_name, variant, **overrides).batch_size
         overrides["base_learning_rate"] = learning_rate * REFERENCE_BATCH_SIZE / batch
     report = run(
         load_data(),
         variant,
-        training_recipe=recipe("small", **overrides),
-        image_size=image_size,
-        seed=seed,
-        weights=weights,
-        output=output,
-        overwrite=overwrite,
+        training_recipe=recipe(recipe_name, variant, **overrides),
+        execution=Execution(
+            accumulation=accumulation,
+            steps_per_execution=steps_per_execution,
+            checkpoint_seconds=checkpoint_seconds,
+            precision=precision,
+            deterministic=deterministic,
+            class_weights=class_weights,
+            tensorboard=tensorboard,
+        ),
+        **options,
     )
     if as_json:
         print_json(report)
         return
     print_artifacts(report)
     click.echo(f"Written to {report['output']} in {report['seconds']:.0f} s.")
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """Splits NAME=VALUE; what reads as a number is one."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise InputError(f"--set {text!r} must be NAME=VALUE, such as policy=rand.")
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, None if value == "none" else value

@@ -9,8 +9,19 @@ from keras_efficientnet.data.sources import DataSet, Examples, in_threads
 from keras_efficientnet.errors import InputError
 
 
+from dataclasses import dataclass
+@dataclass(frozen=True)
+class Augmentation:
+    min_crop_area: float = 0.08
+    policy: str = "none"
+    num_layers: int = 2
+    magnitude: float = 10
+    op_probability: float = 1.0
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+
 def training_batches(
-    dataset: DataSet, size: int, batch_size: int, seed: int, min_crop_area: float
+    dataset: DataSet, size: int, batch_size: int, seed: int, *, start_step=0, shard=(0,1), augmentation=Augmentation()
 ) -> Any:
     """Makes an endless stream of augmented batches.
 
@@ -30,6 +41,7 @@ def training_batches(
         A `tf.data.Dataset` of uint8 `[batch, size, size, 3]` and int labels
         `[batch]`.
     """
+    min_crop_area=augmentation.min_crop_area
     import tensorflow as tf
 
     from keras_efficientnet.data.crop import random_resized_crop
@@ -41,7 +53,7 @@ def training_batches(
 
     stream = tf.data.Dataset.zip(dataset.train.shuffled(seed).repeat(), tf.data.Dataset.counter())
     return (
-        stream.map(augment, num_parallel_calls=tf.data.AUTOTUNE)
+        stream.skip(start_step*batch_size).map(augment, num_parallel_calls=tf.data.AUTOTUNE)
         .batch(batch_size, drop_remainder=True)
         .prefetch(tf.data.AUTOTUNE)
     )

@@ -1,5 +1,14 @@
+from .averaging import WeightAverage as WeightAverage
+from .freezing import freeze_batch_norm as freeze_batch_norm
+from .freezing import unfreeze_from as unfreeze_from
+from .loop import Execution as Execution
+from .loop import fit as fit
+from .loss import SmoothedCrossentropy as SmoothedCrossentropy
+from .optimizer import RMSprop as RMSprop
+from .recipes import FineTuning as FineTuning
+from .recipes import Progressive as Progressive
 from .recipes import Recipe as Recipe
-from .recipes import SmoothedCrossentropy as SmoothedCrossentropy
+from .recipes import Stage as Stage
 from .recipes import recipe as recipe
 from .run import train as train
 from .schedule import WarmupExponentialDecay as WarmupExponentialDecay

@@ -1,24 +1,32 @@
 """A whole run: from a data set to a folder of verified model files."""
 
+import contextlib
 import csv
 import dataclasses
 import json
 import os
+import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+from filelock import FileLock, Timeout
 
 from keras_efficientnet import deploy, scaling, variants
 from keras_efficientnet.data import pipeline, sources
 from keras_efficientnet.data.sources import DataSet
 from keras_efficientnet.deploy.export import CALIBRATION_IMAGES
+from keras_efficientnet.errors import InputError
 from keras_efficientnet.files import size_in_bytes, written_whole
-from keras_efficientnet.training.progress import ProgressBar, StopOnNaN
+from keras_efficientnet.training import checkpoint
+from keras_efficientnet.training.freezing import CLASSIFIER
+from keras_efficientnet.training.loop import Execution, fit
 from keras_efficientnet.training.recipes import Recipe, recipe
+from keras_efficientnet.weights import load_weights, structure
 
 OUTPUT_ROOT = Path("saved_models")
 # Held-out images are kept in memory as pixels; more than this are sampled evenly.
@@ -42,111 +50,219 @@ def train(
     weights: str | os.PathLike | None = None,
     output: str | os.PathLike | None = None,
     overwrite: bool = False,
+    resume: bool = False,
+    execution: Execution = Execution(),
 ) -> dict[str, Any]:
     """Trains a classifier, exports it and checks every exported file.
+
+    While it runs, checkpoints are kept in `OUTPUT.partial`. A run that was ended in any
+    way goes on from there when it is called again with `resume` and the same arguments.
 
     Args:
         data: a data set or its name, see `data.sources.load`.
         variant: network to train.
-        training_recipe: how; `recipe("small")` if None.
+        training_recipe: how; `recipe("small", variant)` if None.
         image_size: side of the input in pixels; by default the data set's own where it
             has one, else the variant's.
         seed: of the initial weights, the order of the images and their augmentation.
-        weights: file to start from, as the builders take it.
+        weights: file to start from, as the builders take it. When fine-tuning, what it
+            lacks starts fresh.
         output: folder for the results; `saved_models/DATA-VARIANT` if None. It appears
             only when everything is done.
-        overwrite: replace an existing folder.
+        overwrite: replace an existing folder, and drop an unfinished run.
+        resume: go on with an unfinished run, or start where there is none.
+        execution: how the machine is used.
 
     Returns:
         The content of the folder's `report.json`, and its path as `output`.
 
     Raises:
-        InputError: if something given cannot be used, or the loss is no longer finite.
+        InputError: if something given cannot be used, the loss is no longer finite, or
+            another run is at work in the same folder.
     """
     started = time.monotonic()
     variant = scaling.get_variant(variant)
+    training_recipe = training_recipe or recipe("small", variant)
+    if training_recipe.fine_tuning and weights is None:
+        raise InputError("Fine-tuning needs weights to start from; pass --weights.")
     data = sources.load(data) if isinstance(data, str) else data
-    training_recipe = training_recipe or recipe("small")
     # A set smaller than a batch would give no step at all.
     batch_size = min(training_recipe.batch_size, len(data.train))
     training_recipe = dataclasses.replace(training_recipe, batch_size=batch_size)
     size = image_size or data.image_size or variant.resolution
     output = Path(output or OUTPUT_ROOT / f"{data.name}-{variant.name.lower()}")
+    settings = {
+        "variant": variant.name,
+        "data": data.source,
+        "image_size": size,
+        "seed": seed,
+        "weights": None if weights is None else os.fspath(weights),
+        "recipe": dataclasses.asdict(training_recipe),
+        "precision": execution.precision,
+        "accumulation": execution.accumulation,
+        "train_images": len(data.train),
+    }
+    print(training_recipe.describe(size), file=sys.stderr)
 
-    keras.utils.set_random_seed(seed)
-    with written_whole(output, overwrite) as folder:
-        folder.mkdir()
-        model = variants.EfficientNet(
-            variant,
-            weights=weights,
-            input_shape=(size, size, 3),
-            classes=len(data.class_names),
-            drop_connect_rate=training_recipe.drop_connect_rate,
+    with _working_folder(output, settings, overwrite, resume) as partial:
+        if execution.deterministic:
+            _make_deterministic()
+        keras.utils.set_random_seed(seed)
+        held_out = _held_out(data, size)
+        model = _trained(
+            variant, data, training_recipe, size, seed, weights, held_out, execution, partial
         )
-        images, labels = _held_out(data, size)
-        history = fit(model, data, training_recipe, size, seed, (images, labels))
-        _write_history(folder / "history.csv", history)
         info = deploy.ModelInfo(variant.name, data.class_names, size, data.crop_fraction)
-        _export(model, data, info, folder)
-        report = {
-            "variant": variant.name,
-            "data": data.source,
-            "image_size": size,
-            "seed": seed,
-            "epochs": training_recipe.epochs,
-            "recipe": dataclasses.asdict(training_recipe),
-            "parameters": model.count_params(),
-            "train_images": len(data.train),
-            "test_images": len(images),
-            **deploy.verify(
-                {name: folder / file for name, file in ARTIFACTS.items()}, "keras", images, labels
-            ),
-            "files": {file: size_in_bytes(folder / file) for file in ARTIFACTS.values()},
-            "seconds": round(time.monotonic() - started, 1),
-        }
-        text = json.dumps(report, indent=1, ensure_ascii=False)
-        (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+        with written_whole(output, overwrite, partial / "output") as folder:
+            folder.mkdir()
+            _export(model, data, info, folder)
+            shutil.copy(partial / "history.csv", folder)
+            if (partial / "tensorboard").is_dir():
+                shutil.copytree(partial / "tensorboard", folder / "tensorboard")
+            artifacts = {name: folder / file for name, file in ARTIFACTS.items()}
+            report = {
+                **settings,
+                "epochs": training_recipe.epochs,
+                "parameters": model.count_params(),
+                "test_images": len(held_out[0]),
+                **deploy.verify(artifacts, "keras", *held_out),
+                "files": {file: size_in_bytes(folder / file) for file in ARTIFACTS.values()},
+                "seconds": round(time.monotonic() - started, 1),
+            }
+            text = json.dumps(report, indent=1, ensure_ascii=False)
+            (folder / "report.json").write_text(text + "\n", encoding="utf-8")
     return {**report, "output": str(output)}
 
 
-def fit(
-    model: keras.Model,
-    data: DataSet,
-    training_recipe: Recipe,
-    image_size: int,
-    seed: int,
-    held_out: tuple[np.ndarray, np.ndarray],
-) -> keras.callbacks.History:
-    """Compiles a model by a recipe and fits it, with a progress bar.
-
-    Args:
-        model: a classifier of the data set's classes.
-        data: where the training images come from.
-        training_recipe: how.
-        image_size: side of the model's input in pixels.
-        seed: of the order of the images and of their augmentation.
-        held_out: prepared images and class indices, evaluated after each epoch.
-    """
-    batch_size = training_recipe.batch_size
-    steps_per_epoch = len(data.train) // batch_size
-    batches = pipeline.training_batches(
-        data, image_size, batch_size, seed, training_recipe.min_crop_area
-    )
-    training_recipe.compile(model, steps_per_epoch)
-    progress = ProgressBar(batch_size, steps_per_epoch)
-    try:
-        return model.fit(
-            batches,
-            epochs=training_recipe.epochs,
-            steps_per_epoch=steps_per_epoch,
-            validation_data=held_out,
-            validation_batch_size=64,
-            shuffle=False,  # the batches come shuffled
-            verbose=0,
-            callbacks=[progress, StopOnNaN()],
+def _trained(
+    variant, data, training_recipe, size, seed, weights, held_out, execution, partial
+) -> keras.Model:
+    """Builds the network, trains it, and returns it as it is shipped: float32, of one size."""
+    options = {
+        "classes": len(data.class_names),
+        "dropout_rate": training_recipe.dropout_rate,
+        "drop_connect_rate": training_recipe.drop_connect_rate,
+    }
+    sizes = {stage.image_size for stage in training_recipe.plan(size)}
+    shape = (size, size, 3) if sizes == {size} else (None, None, 3)
+    with _policy(execution.precision):
+        model = variants.EfficientNet(variant, input_shape=shape, **options)
+        fresh_from = CLASSIFIER
+        if weights is not None:
+            fresh_from = _load(model, weights, bool(training_recipe.fine_tuning))
+        history = fit(
+            model,
+            data,
+            training_recipe,
+            image_size=size,
+            seed=seed,
+            held_out=held_out,
+            fresh_from=fresh_from,
+            execution=execution,
+            folder=partial,
         )
+    _write_history(partial / "history.csv", history)
+    shipped = variants.EfficientNet(variant, input_shape=(size, size, 3), **options)
+    shipped.set_weights(model.get_weights())
+    return shipped
+
+
+def _load(model: keras.Model, weights: str | os.PathLike, may_lack: bool) -> str:
+    """Loads weights and returns the name of the first layer that got none."""
+    report = load_weights(model, weights, strict=not may_lack)
+    if report.unexpected or report.misshapen or report.differences:
+        raise InputError(f"Weights {os.fspath(weights)!r} do not fit: {report.problems()}.")
+    if report.missing:
+        print(f"Starting fresh what {weights} lacks: {', '.join(report.missing)}", file=sys.stderr)
+    fresh = {
+        id(variable)
+        for name, variable in structure.variables(model).items()
+        if name not in report.loaded
+    }
+    return next(
+        (
+            layer.name
+            for layer in model.layers
+            if any(id(variable) in fresh for variable in layer.weights)
+        ),
+        CLASSIFIER,
+    )
+
+
+@contextlib.contextmanager
+def _working_folder(
+    output: Path, settings: dict[str, Any], overwrite: bool, resume: bool
+) -> Iterator[Path]:
+    """Gives the folder of an unfinished run, for this run alone, and removes it at the end.
+
+    Raises:
+        InputError: if the output exists, another run is at work, or an unfinished run is
+            there that shall not be resumed or was begun otherwise.
+    """
+    if output.exists() and not overwrite:
+        raise InputError(f"Output {str(output)!r} exists; pass --overwrite to replace it.")
+    partial = output.with_name(output.name + ".partial")
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Cannot write to {str(partial)!r}: {error.strerror}.") from error
+    lock = FileLock(partial / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"Another run is at work in {str(partial)!r}; wait for it.") from None
+    about = partial / "run.json"
+    try:
+        if overwrite and not resume:
+            _empty(partial)
+        if checkpoint.exists(partial):
+            if not resume:
+                raise InputError(
+                    f"An unfinished run is in {str(partial)!r}; pass --resume to go on with it or "
+                    "--overwrite to start anew."
+                )
+            _check_same(json.loads(about.read_text(encoding="utf-8")), settings)
+        about.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        yield partial
     finally:
-        progress.close()
+        lock.release()
+    shutil.rmtree(partial)
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != "lock":
+            entry.unlink()
+
+
+def _check_same(before: dict[str, Any], now: dict[str, Any]) -> None:
+    now = json.loads(json.dumps(now))
+    before, now = {**before, **before.pop("recipe")}, {**now, **now.pop("recipe")}
+    for name in {**before, **now}:
+        if before.get(name) != now.get(name):
+            raise InputError(
+                f"The unfinished run has {name}={before.get(name)!r} and not {now.get(name)!r}; "
+                "resume it with the options it was begun with, or start anew with --overwrite."
+            )
+
+
+@contextlib.contextmanager
+def _policy(precision: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _make_deterministic() -> None:
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
 
 
 def _held_out(data: DataSet, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -168,10 +284,8 @@ def _export(model: keras.Model, data: DataSet, info: deploy.ModelInfo, folder: P
     )
 
 
-def _write_history(path: Path, history: keras.callbacks.History) -> None:
-    columns = history.history
+def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["epoch", *columns])
-        for epoch, values in enumerate(zip(*columns.values(), strict=True), start=1):
-            writer.writerow([epoch, *values])
+        writer = csv.DictWriter(file, list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)

@@ -1,0 +1,129 @@
+"""The moving average of all weights, which is what is evaluated and shipped."""
+
+from typing import Any
+
+import keras
+
+from keras_efficientnet.errors import InputError
+
+
+class WeightAverage(keras.callbacks.Callback):
+    """Keeps an exponential moving average of a model's weights, as TensorFlow 1 did.
+
+    After update `n`, counted from 1, every average `a` of a weight `w` becomes
+    `a - (1 - d) * (a - w)` with `d = min(decay, (1 + n) / (10 + n))`, beginning from the
+    initial weights. The moving statistics of batch normalization are averaged like the
+    trained weights, as in the TPU code (`main.py`); Keras' own `use_ema` leaves them out.
+
+    The averages are in the model during evaluation and after training, so that `fit`
+    reports their accuracy and whatever saves the model saves them; training itself goes
+    on with the raw weights.
+
+    Args:
+        decay: weight of the old average in the long run, in [0, 1).
+        steps_per_update: batches to one change of the weights: the optimizer's
+            `gradient_accumulation_steps`.
+
+    Raises:
+        InputError: if `decay` is out of range.
+    """
+
+    def __init__(self, decay: float = 0.9999, steps_per_update: int = 1):
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise InputError(f"decay={decay!r} must be at least 0 and below 1.")
+        self.decay, self.steps_per_update = decay, steps_per_update
+        self.steps = 0
+        self.averages: list[Any] = []
+        self._raw: list[Any] | None = None
+
+    def set_model(self, model):
+        """Makes the averages when the model is first known."""
+        super().set_model(model)
+        if not self.averages:
+            self.averages = [
+                keras.Variable(weight, trainable=False, dtype=weight.dtype, name="average")
+                for weight in model.weights
+            ]
+            self._update = _compiled_update(self.averages, model.weights)
+
+    def on_train_begin(self, logs=None):
+        """Goes back to the raw weights where an earlier `fit` ended with the averages."""
+        self._swap_out()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Batches are counted from 0 in each epoch."""
+        self._seen = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Updates the averages; several steps of one execution count as one change."""
+        before = self.steps // self.steps_per_update
+        self.steps += batch + 1 - self._seen
+        self._seen = batch + 1
+        updates = self.steps // self.steps_per_update
+        if updates > before:
+            decay = min(self.decay, (1 + updates) / (10 + updates))
+            sync(self.model)
+            self._update(decay ** (updates - before))
+
+    def on_test_begin(self, logs=None):
+        """Evaluates with the averages."""
+        self._swap_in()
+
+    def on_test_end(self, logs=None):
+        """Trains on with the raw weights."""
+        self._swap_out()
+
+    def on_train_end(self, logs=None):
+        """Leaves the averages in the model."""
+        self._swap_in()
+
+    def _swap_in(self):
+        if self._raw is None:
+            weights = self.model.weights
+            self._raw = [keras.ops.convert_to_numpy(weight) for weight in weights]
+            for weight, average in zip(weights, self.averages, strict=True):
+                weight.assign(average)
+
+    def _swap_out(self):
+        if self._raw is not None:
+            for weight, value in zip(self.model.weights, self._raw, strict=True):
+                weight.assign(value)
+            self._raw = None
+
+
+def sync(model: keras.Model) -> None:
+    """Brings a model's variables up to date: under JAX, `fit` holds them elsewhere."""
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
+
+
+def _compiled_update(averages: list, weights: list):
+    """Returns the update of all averages as one call: hundreds of eager ones are slow."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        @tf.function(
+            input_signature=[tf.TensorSpec([], tf.float32)], autograph=False, jit_compile=False
+        )
+        def assign(decay):
+            for average, weight in zip(averages, weights, strict=True):
+                difference = average.value - tf.convert_to_tensor(weight.value)
+                average.value.assign_sub(difference * tf.cast(1 - decay, difference.dtype))
+
+        return lambda decay: assign(tf.constant(decay, tf.float32))
+
+    def blend(old, new, decay):
+        return [a - (a - w) * keras.ops.cast(1 - decay, a.dtype) for a, w in zip(old, new)]
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        blend = jax.jit(blend)
+
+    def assign(decay):
+        values = blend([a.value for a in averages], [w.value for w in weights], decay)
+        for average, value in zip(averages, values, strict=True):
+            average.assign(value)
+
+    return assign

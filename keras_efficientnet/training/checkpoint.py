@@ -1,0 +1,110 @@
+"""Checkpoints that survive being killed at any moment.
+
+A checkpoint is one safetensors file: every variable of the run as a tensor, and the rest
+of its state as JSON in the header, with a digest over the tensors. It is written beside
+its name and renamed, so that a file under its name is whole; should a disk lie about
+that, the digest tells, and the one before is taken.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from keras_efficientnet.errors import InputError
+
+KEPT = 2
+_NAME = re.compile(r"step-(\d+)\.safetensors")
+
+
+def save(folder: Path, step: int, tensors: Mapping[str, np.ndarray], state: dict[str, Any]) -> Path:
+    """Writes a checkpoint and removes all but the newest.
+
+    Args:
+        folder: where checkpoints are kept; made if it is not there.
+        step: of the run; a later one counts as newer.
+        tensors: arrays by name.
+        state: what else there is to remember, as JSON takes it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
+    path = folder / f"step-{step:09d}.safetensors"
+    aside = path.with_suffix(".writing")
+    save_file(arrays, aside, {"state": json.dumps(state), "digest": _digest(arrays)})
+    with aside.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+    for old in _newest_first(folder)[KEPT:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_newest(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    """Reads the newest checkpoint that is whole, or returns None where there is none."""
+    for path in _newest_first(folder):
+        try:
+            with safe_open(path, "numpy") as file:
+                about = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if about.get("digest") == _digest(tensors):
+                return tensors, json.loads(about["state"])
+        except (OSError, SafetensorError, KeyError, ValueError):
+            continue  # torn: the one before it is good
+    return None
+
+
+def exists(folder: Path) -> bool:
+    """Whether there is any checkpoint, without reading it."""
+    return bool(_newest_first(folder))
+
+
+def variables_of(**groups: list) -> dict[str, Any]:
+    """Names the variables of a run by the order in which building it makes them.
+
+    Keras numbers the names of its seed generators and optimizers on through a process, so
+    that they differ between a run and its continuation.
+    """
+    return {
+        f"{group}/{index:05d}": variable
+        for group, variables in groups.items()
+        for index, variable in enumerate(variables)
+    }
+
+
+def restore(variables: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+    """Fills variables from a checkpoint's tensors of the same names.
+
+    Raises:
+        InputError: if they are not the same, name by name and shape by shape.
+    """
+    wanted = {name: tuple(variable.shape) for name, variable in variables.items()}
+    found = {name: value.shape for name, value in tensors.items()}
+    if different := sorted({*wanted.items()} ^ {*found.items()}):
+        raise InputError(
+            f"The checkpoint does not fit this run: {different[0][0]!r} differs; resume it with "
+            "the options and the versions it was begun with."
+        )
+    for name, variable in variables.items():
+        variable.assign(tensors[name])
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(arrays):
+        digest.update(name.encode())
+        digest.update(arrays[name].reshape(-1).view(np.uint8))
+    return digest.hexdigest()

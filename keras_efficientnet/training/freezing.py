@@ -1,0 +1,93 @@
+"""Chooses which layers of a network learn."""
+
+import keras
+
+from keras_efficientnet.errors import InputError
+
+HEAD = "top_conv"
+CLASSIFIER = "predictions"
+
+
+def freeze_batch_norm(model: keras.Model) -> keras.Model:
+    """Makes every batch normalization of a model, nested ones too, keep its statistics.
+
+    A frozen one normalizes with its moving statistics in training as well, and neither
+    they nor its scale and offset change. This is what fine-tuning on small batches
+    needs. Compile the model afterwards.
+
+    Returns:
+        The model itself.
+    """
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+        elif isinstance(layer, keras.Model):
+            freeze_batch_norm(layer)
+    return model
+
+
+def unfreeze_from(model: keras.Model, name: str) -> keras.Model:
+    """Lets a part of a network and all that follows it learn, and nothing ahead of it.
+
+    Batch normalization there learns too: call `freeze_batch_norm` afterwards to keep its
+    statistics. Compile the model afterwards.
+
+    Args:
+        model: a network that a builder of this package returned.
+        name: where learning begins: a stage such as `"block6"`, a block such as
+            `"block6b"`, a layer, `"head"` for the last convolution, `"classifier"` for the
+            last layer alone, or `"stem"` for everything.
+
+    Returns:
+        The model itself.
+
+    Raises:
+        InputError: if the model has no such part.
+    """
+    first = _position(model, name)
+    for index, layer in enumerate(model.layers):
+        layer.trainable = index >= first
+    return model
+
+
+def learn_from(model: keras.Model, name: str, fresh_from: str) -> None:
+    """Lets a network learn from a part on, for fine-tuning.
+
+    All layers without pretrained weights learn, and the statistics of batch normalization
+    ahead of them stay.
+
+    Args:
+        model: a network that a builder of this package returned.
+        name: where learning begins at the latest, as for `unfreeze_from`; `"fresh"` for
+            `fresh_from`.
+        fresh_from: first layer without pretrained weights.
+
+    Raises:
+        InputError: if the model has no such part.
+    """
+    fresh = _position(model, fresh_from)
+    unfreeze_from(model, fresh_from)
+    if name != "fresh" and _position(model, name) < fresh:
+        unfreeze_from(model, name)
+    for layer in model.layers[:fresh]:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+
+
+def _position(model: keras.Model, name: str) -> int:
+    prefix = {"head": HEAD, "classifier": CLASSIFIER, "stem": "stem_"}.get(name, name)
+    names = [layer.name for layer in model.layers]
+    first = next((index for index, layer in enumerate(names) if _begins(layer, prefix)), None)
+    if first is None:
+        blocks = dict.fromkeys(layer.split("_")[0] for layer in names if layer.startswith("block"))
+        raise InputError(
+            f"Model {model.name!r} has no part {name!r}; it has stem, {', '.join(blocks)}, head and "
+            "classifier."
+        )
+    return first
+
+
+def _begins(layer: str, prefix: str) -> bool:
+    """Whether a layer is the part or belongs to it: `block1` has `block1a_bn`, not `block10a`."""
+    rest = layer.removeprefix(prefix)
+    return rest != layer and (not rest or not rest[0].isdigit())

@@ -1,0 +1,84 @@
+"""RMSprop as the paper's code ran it."""
+
+from typing import Any
+
+import keras
+
+from keras_efficientnet.errors import InputError
+
+# Batch normalization's own weights; TPU main.py leaves them out of the L2 term.
+NOT_DECAYED = ("gamma", "beta")
+
+
+@keras.saving.register_keras_serializable(package="keras_efficientnet")
+class RMSprop(keras.optimizers.RMSprop):
+    """Keras' RMSprop with the two things TensorFlow 1's training had besides.
+
+    With gradient `g`, weight `w`, mean square `s` and velocity `v`:
+
+        g <- g + l2 * w                       (not for batch normalization)
+        s <- rho * s + (1 - rho) * g ** 2
+        v <- momentum * v + learning_rate * g / sqrt(s + epsilon)
+        w <- w - v
+
+    Args:
+        learning_rate: a float or a schedule.
+        rho: weight of the old mean square.
+        momentum: weight of the old velocity.
+        epsilon: added to the mean square, inside the square root.
+        initial_mean_square: `s` before the first step. TensorFlow 1 began at 1, which holds
+            the first steps back, and Keras at 0.
+        l2: factor of the loss term `l2 / 2 * sum(w ** 2)`, whose gradient is added here. It
+            passes through the mean square as in the paper's code, unlike `weight_decay`,
+            and does not show in the reported loss.
+        **kwargs: of `keras.optimizers.Optimizer`.
+
+    Raises:
+        InputError: if `initial_mean_square` or `l2` is negative.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.256,
+        rho: float = 0.9,
+        momentum: float = 0.9,
+        epsilon: float = 1e-3,
+        initial_mean_square: float = 0.0,
+        l2: float = 0.0,
+        name: str = "rmsprop",
+        **kwargs: Any,
+    ):
+        super().__init__(
+            learning_rate, rho=rho, momentum=momentum, epsilon=epsilon, name=name, **kwargs
+        )
+        for option, value in (("initial_mean_square", initial_mean_square), ("l2", l2)):
+            if not value >= 0:
+                raise InputError(f"{option}={value!r} must be at least 0.")
+        self.initial_mean_square = initial_mean_square
+        self.l2 = l2
+
+    def build(self, var_list):
+        """Makes the slots, one of each for every variable."""
+        if not self.built:
+            self._l2_applies = [variable.name not in NOT_DECAYED for variable in var_list]
+        super().build(var_list)
+
+    def add_optimizer_variables(self, trainable_variables, name, initializer: Any = "zeros"):
+        """Makes one slot for every variable."""
+        if name == "velocity":  # Keras' name of the mean square
+            initializer = keras.initializers.Constant(self.initial_mean_square)
+        return super().add_optimizer_variables(trainable_variables, name, initializer)
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Updates one variable and its slots."""
+        if self.l2 and self._l2_applies[self._get_variable_index(variable)]:
+            gradient = gradient + self.l2 * keras.ops.cast(variable, gradient.dtype)
+        super().update_step(gradient, variable, learning_rate)
+
+    def get_config(self):
+        """Returns the arguments, for saving."""
+        return {
+            **super().get_config(),
+            "initial_mean_square": self.initial_mean_square,
+            "l2": self.l2,
+        }
