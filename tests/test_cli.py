@@ -16,8 +16,7 @@ from PIL import Image
 import keras_efficientnet as ke
 from keras_efficientnet import deploy, spec
 from keras_efficientnet.data.pipeline import evaluation_arrays
-from keras_efficientnet.training import recipe, train
-from keras_efficientnet.training.run import fit
+from keras_efficientnet.training import fit, recipe, train
 
 COLOURS = {"blue": (0, 0, 255), "grün": (0, 255, 0), "red": (255, 0, 0)}
 
@@ -105,7 +104,7 @@ def test_a_run_leaves_everything_it_promises(trained):
     labels = (trained / "labels.txt").read_text(encoding="utf-8").splitlines()
     assert labels == list(COLOURS)
     rows = (trained / "history.csv").read_text().splitlines()
-    assert rows[0].split(",")[:3] == ["epoch", "accuracy", "loss"]
+    assert rows[0].split(",")[:5] == ["epoch", "stage", "image_size", "accuracy", "loss"]
     assert "learning_rate" in rows[0]
     assert len(rows) == 7
 
@@ -117,7 +116,8 @@ def test_the_same_seed_gives_the_same_weights(quick, photos):
     def weights(seed):
         keras.utils.set_random_seed(seed)
         model = ke.EfficientNet(quick, classes=3, input_shape=(32, 32, 3))
-        fit(model, data, recipe("small", epochs=2, batch_size=12), 32, seed, held_out)
+        chosen = recipe("small", epochs=2, batch_size=12)
+        fit(model, data, chosen, image_size=32, seed=seed, held_out=held_out)
         return np.concatenate([value.ravel() for value in model.get_weights()])
 
     first, second, other = weights(5), weights(5), weights(6)

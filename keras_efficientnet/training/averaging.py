@@ -114,7 +114,8 @@ def _compiled_update(averages: list, weights: list):
         return lambda decay: assign(tf.constant(decay, tf.float32))
 
     def blend(old, new, decay):
-        return [a - (a - w) * keras.ops.cast(1 - decay, a.dtype) for a, w in zip(old, new)]
+        pairs = zip(old, new, strict=True)
+        return [a - (a - w) * keras.ops.cast(1 - decay, a.dtype) for a, w in pairs]
 
     if keras.backend.backend() == "jax":
         import jax

@@ -1,7 +1,7 @@
 """Checkpoints that survive being killed at any moment.
 
 A checkpoint is one safetensors file: every variable of the run as a tensor, and the rest
-of its state as JSON in the header, with a digest over the tensors. It is written beside
+of its state as JSON in the header, with a digest over both. It is written beside
 its name and renamed, so that a file under its name is whole; should a disk lie about
 that, the digest tells, and the one before is taken.
 """
@@ -18,10 +18,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import InputError, reason
 
 KEPT = 2
-_NAME = re.compile(r"step-(\d+)\.safetensors")
+_NAME = re.compile(r"step-\d+\.safetensors")
 
 
 def save(folder: Path, step: int, tensors: Mapping[str, np.ndarray], state: dict[str, Any]) -> Path:
@@ -32,15 +32,24 @@ def save(folder: Path, step: int, tensors: Mapping[str, np.ndarray], state: dict
         step: of the run; a later one counts as newer.
         tensors: arrays by name.
         state: what else there is to remember, as JSON takes it.
+
+    Raises:
+        InputError: if the disk is full or cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
+    about = json.dumps(state)
     path = folder / f"step-{step:09d}.safetensors"
     aside = path.with_suffix(".writing")
-    save_file(arrays, aside, {"state": json.dumps(state), "digest": _digest(arrays)})
-    with aside.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(arrays, aside, {"state": about, "digest": _digest(arrays, about)})
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"Cannot write checkpoint {str(path)!r}: {reason(error)}; the one before it is whole."
+        ) from error
     for old in _newest_first(folder)[KEPT:]:
         old.unlink(missing_ok=True)
     return path
@@ -53,16 +62,17 @@ def load_newest(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | 
             with safe_open(path, "numpy") as file:
                 about = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if about.get("digest") == _digest(tensors):
+            if about["digest"] == _digest(tensors, about["state"]):
                 return tensors, json.loads(about["state"])
         except (OSError, SafetensorError, KeyError, ValueError):
             continue  # torn: the one before it is good
     return None
 
 
-def exists(folder: Path) -> bool:
-    """Whether there is any checkpoint, without reading it."""
-    return bool(_newest_first(folder))
+def newest_step(folder: Path) -> int:
+    """Returns the step of the newest checkpoint, without reading it; -1 where there is none."""
+    newest = next(iter(_newest_first(folder)), None)
+    return int(newest.stem.removeprefix("step-")) if newest else -1
 
 
 def variables_of(**groups: list) -> dict[str, Any]:
@@ -102,9 +112,10 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.name, reverse=True)
 
 
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
+def _digest(arrays: Mapping[str, np.ndarray], about: str) -> str:
+    digest = hashlib.blake2b(about.encode(), digest_size=16)
     for name in sorted(arrays):
-        digest.update(name.encode())
-        digest.update(arrays[name].reshape(-1).view(np.uint8))
+        array = arrays[name]
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.reshape(-1).view(np.uint8))
     return digest.hexdigest()

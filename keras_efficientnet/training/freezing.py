@@ -1,5 +1,7 @@
 """Chooses which layers of a network learn."""
 
+import re
+
 import keras
 
 from keras_efficientnet.errors import InputError
@@ -75,19 +77,16 @@ def learn_from(model: keras.Model, name: str, fresh_from: str) -> None:
 
 
 def _position(model: keras.Model, name: str) -> int:
-    prefix = {"head": HEAD, "classifier": CLASSIFIER, "stem": "stem_"}.get(name, name)
+    part = {"head": HEAD, "classifier": CLASSIFIER}.get(name, name)
+    # A stage has blocks, and a stage, a block or the stem has layers.
+    blocks = "[^0-9_]*" if re.fullmatch(r"block\d+", part) else ""
+    belongs = re.compile(f"{re.escape(part)}{blocks}(_.*)?")
     names = [layer.name for layer in model.layers]
-    first = next((index for index, layer in enumerate(names) if _begins(layer, prefix)), None)
+    first = next((index for index, layer in enumerate(names) if belongs.fullmatch(layer)), None)
     if first is None:
-        blocks = dict.fromkeys(layer.split("_")[0] for layer in names if layer.startswith("block"))
+        known = dict.fromkeys(layer.split("_")[0] for layer in names if layer.startswith("block"))
         raise InputError(
-            f"Model {model.name!r} has no part {name!r}; it has stem, {', '.join(blocks)}, head and "
+            f"Model {model.name!r} has no part {name!r}; it has stem, {', '.join(known)}, head and "
             "classifier."
         )
     return first
-
-
-def _begins(layer: str, prefix: str) -> bool:
-    """Whether a layer is the part or belongs to it: `block1` has `block1a_bn`, not `block10a`."""
-    rest = layer.removeprefix(prefix)
-    return rest != layer and (not rest or not rest[0].isdigit())

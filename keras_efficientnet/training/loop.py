@@ -68,7 +68,7 @@ def fit(
     seed: int = 0,
     held_out: tuple[np.ndarray, np.ndarray] | None = None,
     fresh_from: str = CLASSIFIER,
-    execution: Execution = Execution(),
+    execution: Execution | None = None,
     folder: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Trains a classifier by a recipe, stage by stage, with a progress bar.
@@ -84,7 +84,7 @@ def fit(
         seed: of the order of the images and of their augmentation.
         held_out: prepared images and class indices, evaluated after each epoch.
         fresh_from: first layer without pretrained weights, for fine-tuning.
-        execution: how the machine is used.
+        execution: how the machine is used; `Execution()` if None.
         folder: where checkpoints are kept; what is there is resumed. None for none.
 
     Returns:
@@ -95,7 +95,17 @@ def fit(
         InputError: if the data cannot fill a batch, the loss is no longer finite, or the
             folder's checkpoint is of another run.
     """
-    run = _Run(model, data, recipe, image_size, seed, held_out, fresh_from, execution, folder)
+    run = _Run(
+        model,
+        data,
+        recipe,
+        image_size,
+        seed,
+        held_out,
+        fresh_from,
+        execution or Execution(),
+        folder,
+    )
     try:
         for stage in recipe.plan(image_size):
             run.train(stage)
@@ -135,9 +145,7 @@ class _Run:
         self.saved = checkpoint.load_newest(folder) if folder else None
         if self.saved:
             self.steps_done, self.history = self.saved[1]["step"], self.saved[1]["history"]
-        self.average = (
-            WeightAverage(recipe.ema_decay, accumulation) if recipe.ema_decay else None
-        )
+        self.average = WeightAverage(recipe.ema_decay, accumulation) if recipe.ema_decay else None
         images_per_epoch = self.steps_per_epoch * self.batch_size
         self.bar = ProgressBar(
             recipe.epochs,

@@ -14,6 +14,8 @@ NOT_DECAYED = ("gamma", "beta")
 class RMSprop(keras.optimizers.RMSprop):
     """Keras' RMSprop with the two things TensorFlow 1's training had besides.
 
+    With `gradient_accumulation_steps`, a schedule counts changes of the weights.
+
     With gradient `g`, weight `w`, mean square `s` and velocity `v`:
 
         g <- g + l2 * w                       (not for batch normalization)
@@ -74,6 +76,12 @@ class RMSprop(keras.optimizers.RMSprop):
         if self.l2 and self._l2_applies[self._get_variable_index(variable)]:
             gradient = gradient + self.l2 * keras.ops.cast(variable, gradient.dtype)
         super().update_step(gradient, variable, learning_rate)
+
+    def _get_current_learning_rate(self):
+        # Keras counts every batch here, also where several make one change of the weights.
+        if isinstance(self._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+            return self._learning_rate(self.iterations)
+        return super()._get_current_learning_rate()
 
     def get_config(self):
         """Returns the arguments, for saving."""

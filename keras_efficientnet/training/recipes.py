@@ -9,7 +9,7 @@ Sources, cited by the names used below:
 """
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -143,13 +143,13 @@ class Recipe:
     dropout_rate: float | None = None
     drop_connect_rate: float = 0.2
     batch_norm_momentum: float | None = None
-    augmentation: Augmentation = Augmentation(policy="auto")
+    augmentation: Augmentation = field(default_factory=lambda: Augmentation(policy="auto"))
     progressive: Progressive | None = None
     fine_tuning: FineTuning | None = None
 
     def __post_init__(self):
         """Refuses values that cannot be trained with."""
-        for field, valid, accepted in (
+        for name, valid, accepted in (
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("epochs", self.epochs >= 1, "at least 1"),
             ("base_learning_rate", self.base_learning_rate > 0, "above 0"),
@@ -172,7 +172,7 @@ class Recipe:
             ),
         ):
             if not valid:
-                raise InputError(f"{field}={getattr(self, field)!r} must be {accepted}.")
+                raise InputError(f"{name}={getattr(self, name)!r} must be {accepted}.")
         if self.progressive and self.fine_tuning:
             raise InputError("A recipe can be progressive or fine-tune, not both.")
         if self.progressive and not 1 <= self.progressive.stages <= self.epochs:

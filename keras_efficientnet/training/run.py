@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import keras
 import numpy as np
 from filelock import FileLock, Timeout
 
-from keras_efficientnet import deploy, scaling, variants
+from keras_efficientnet import deploy, scaling, spec, variants
 from keras_efficientnet.data import pipeline, sources
 from keras_efficientnet.data.sources import DataSet
 from keras_efficientnet.deploy.export import CALIBRATION_IMAGES
@@ -51,7 +52,7 @@ def train(
     output: str | os.PathLike | None = None,
     overwrite: bool = False,
     resume: bool = False,
-    execution: Execution = Execution(),
+    execution: Execution | None = None,
 ) -> dict[str, Any]:
     """Trains a classifier, exports it and checks every exported file.
 
@@ -70,8 +71,9 @@ def train(
         output: folder for the results; `saved_models/DATA-VARIANT` if None. It appears
             only when everything is done.
         overwrite: replace an existing folder, and drop an unfinished run.
-        resume: go on with an unfinished run, or start where there is none.
-        execution: how the machine is used.
+        resume: go on with an unfinished run, start where there is none, and return the
+            report of a finished one.
+        execution: how the machine is used; `Execution()` if None.
 
     Returns:
         The content of the folder's `report.json`, and its path as `output`.
@@ -85,84 +87,113 @@ def train(
     training_recipe = training_recipe or recipe("small", variant)
     if training_recipe.fine_tuning and weights is None:
         raise InputError("Fine-tuning needs weights to start from; pass --weights.")
+    if output:
+        _refuse_existing(Path(output), overwrite or resume)  # before the data are read
     data = sources.load(data) if isinstance(data, str) else data
     # A set smaller than a batch would give no step at all.
     batch_size = min(training_recipe.batch_size, len(data.train))
-    training_recipe = dataclasses.replace(training_recipe, batch_size=batch_size)
-    size = image_size or data.image_size or variant.resolution
+    given = image_size or data.image_size
+    job = _Job(
+        variant,
+        data,
+        dataclasses.replace(training_recipe, batch_size=batch_size),
+        image_size=given or variant.resolution,
+        # V2 learns from smaller images than it is evaluated on.
+        train_image_size=given or variant.train_resolution or variant.resolution,
+        seed=seed,
+        weights=None if weights is None else os.fspath(weights),
+        execution=execution or Execution(),
+    )
     output = Path(output or OUTPUT_ROOT / f"{data.name}-{variant.name.lower()}")
-    settings = {
-        "variant": variant.name,
-        "data": data.source,
-        "image_size": size,
-        "seed": seed,
-        "weights": None if weights is None else os.fspath(weights),
-        "recipe": dataclasses.asdict(training_recipe),
-        "precision": execution.precision,
-        "accumulation": execution.accumulation,
-        "train_images": len(data.train),
-    }
-    print(training_recipe.describe(size), file=sys.stderr)
-
-    with _working_folder(output, settings, overwrite, resume) as partial:
-        if execution.deterministic:
+    print(job.recipe.describe(job.train_image_size), file=sys.stderr)
+    with _working_folder(output, job.settings(), overwrite, resume) as partial:
+        if resume and not overwrite and (finished := _finished(output, job.settings())):
+            return {**finished, "output": str(output)}
+        if job.execution.deterministic:
             _make_deterministic()
         keras.utils.set_random_seed(seed)
-        held_out = _held_out(data, size)
-        model = _trained(
-            variant, data, training_recipe, size, seed, weights, held_out, execution, partial
-        )
-        info = deploy.ModelInfo(variant.name, data.class_names, size, data.crop_fraction)
+        held_out = job.held_out()
+        model = _trained(job, held_out, partial)
         with written_whole(output, overwrite, partial / "output") as folder:
             folder.mkdir()
-            _export(model, data, info, folder)
+            report = _export(job, model, held_out, folder)
             shutil.copy(partial / "history.csv", folder)
             if (partial / "tensorboard").is_dir():
                 shutil.copytree(partial / "tensorboard", folder / "tensorboard")
-            artifacts = {name: folder / file for name, file in ARTIFACTS.items()}
-            report = {
-                **settings,
-                "epochs": training_recipe.epochs,
-                "parameters": model.count_params(),
-                "test_images": len(held_out[0]),
-                **deploy.verify(artifacts, "keras", *held_out),
-                "files": {file: size_in_bytes(folder / file) for file in ARTIFACTS.values()},
-                "seconds": round(time.monotonic() - started, 1),
-            }
+            report["seconds"] = round(time.monotonic() - started, 1)
             text = json.dumps(report, indent=1, ensure_ascii=False)
             (folder / "report.json").write_text(text + "\n", encoding="utf-8")
     return {**report, "output": str(output)}
 
 
-def _trained(
-    variant, data, training_recipe, size, seed, weights, held_out, execution, partial
-) -> keras.Model:
+@dataclass(frozen=True)
+class _Job:
+    """What `train` was asked for, resolved."""
+
+    variant: spec.VariantSpec
+    data: DataSet
+    recipe: Recipe
+    image_size: int
+    train_image_size: int
+    seed: int
+    weights: str | None
+    execution: Execution
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides the result, as JSON takes it."""
+        return {
+            "variant": self.variant.name,
+            "data": self.data.source,
+            "train_images": len(self.data.train),
+            "image_size": self.image_size,
+            "train_image_size": self.train_image_size,
+            "seed": self.seed,
+            "weights": self.weights,
+            "recipe": dataclasses.asdict(self.recipe),
+            "precision": self.execution.precision,
+            "accumulation": self.execution.accumulation,
+            "class_weights": self.execution.class_weights,
+        }
+
+    def network(self, size: int | None) -> keras.Model:
+        """Builds the network for images of one size, or of any."""
+        return variants.EfficientNet(
+            self.variant,
+            input_shape=(size, size, 3),
+            classes=len(self.data.class_names),
+            dropout_rate=self.recipe.dropout_rate,
+            drop_connect_rate=self.recipe.drop_connect_rate,
+        )
+
+    def held_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns prepared held-out images and their class indices."""
+        limit = max(1, HELD_OUT_BYTES // (3 * self.image_size**2))
+        return pipeline.evaluation_arrays(
+            self.data.test, self.image_size, self.data.crop_fraction, limit
+        )
+
+
+def _trained(job: _Job, held_out: tuple[np.ndarray, np.ndarray], partial: Path) -> keras.Model:
     """Builds the network, trains it, and returns it as it is shipped: float32, of one size."""
-    options = {
-        "classes": len(data.class_names),
-        "dropout_rate": training_recipe.dropout_rate,
-        "drop_connect_rate": training_recipe.drop_connect_rate,
-    }
-    sizes = {stage.image_size for stage in training_recipe.plan(size)}
-    shape = (size, size, 3) if sizes == {size} else (None, None, 3)
-    with _policy(execution.precision):
-        model = variants.EfficientNet(variant, input_shape=shape, **options)
+    sizes = {stage.image_size for stage in job.recipe.plan(job.train_image_size)}
+    with _policy(job.execution.precision):
+        model = job.network(job.image_size if sizes == {job.image_size} else None)
         fresh_from = CLASSIFIER
-        if weights is not None:
-            fresh_from = _load(model, weights, bool(training_recipe.fine_tuning))
+        if job.weights is not None:
+            fresh_from = _load(model, job.weights, bool(job.recipe.fine_tuning))
         history = fit(
             model,
-            data,
-            training_recipe,
-            image_size=size,
-            seed=seed,
+            job.data,
+            job.recipe,
+            image_size=job.train_image_size,
+            seed=job.seed,
             held_out=held_out,
             fresh_from=fresh_from,
-            execution=execution,
+            execution=job.execution,
             folder=partial,
         )
     _write_history(partial / "history.csv", history)
-    shipped = variants.EfficientNet(variant, input_shape=(size, size, 3), **options)
+    shipped = job.network(job.image_size)
     shipped.set_weights(model.get_weights())
     return shipped
 
@@ -199,8 +230,7 @@ def _working_folder(
         InputError: if the output exists, another run is at work, or an unfinished run is
             there that shall not be resumed or was begun otherwise.
     """
-    if output.exists() and not overwrite:
-        raise InputError(f"Output {str(output)!r} exists; pass --overwrite to replace it.")
+    _refuse_existing(output, overwrite or resume)
     partial = output.with_name(output.name + ".partial")
     try:
         partial.mkdir(parents=True, exist_ok=True)
@@ -215,18 +245,42 @@ def _working_folder(
     try:
         if overwrite and not resume:
             _empty(partial)
-        if checkpoint.exists(partial):
-            if not resume:
-                raise InputError(
-                    f"An unfinished run is in {str(partial)!r}; pass --resume to go on with it or "
-                    "--overwrite to start anew."
-                )
+        if checkpoint.newest_step(partial) < 0:
+            about.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        elif resume:
             _check_same(json.loads(about.read_text(encoding="utf-8")), settings)
-        about.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        else:
+            raise InputError(
+                f"An unfinished run is in {str(partial)!r}; pass --resume to go on with it or "
+                "--overwrite to start anew."
+            )
         yield partial
     finally:
         lock.release()
     shutil.rmtree(partial)
+
+
+def _refuse_existing(output: Path, may_exist: bool) -> None:
+    if output.exists() and not may_exist:
+        raise InputError(f"Output {str(output)!r} exists; pass --overwrite to replace it.")
+
+
+def _finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns the report of the run that left this output, if there is any output.
+
+    Raises:
+        InputError: if something else is there, or a run with other settings.
+    """
+    if not output.exists():
+        return None
+    try:
+        report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(
+            f"Output {str(output)!r} exists and no run wrote it; pass another --output."
+        ) from None
+    _check_same({name: report.get(name) for name in settings}, settings)
+    return report
 
 
 def _empty(folder: Path) -> None:
@@ -238,14 +292,24 @@ def _empty(folder: Path) -> None:
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any]) -> None:
-    now = json.loads(json.dumps(now))
-    before, now = {**before, **before.pop("recipe")}, {**now, **now.pop("recipe")}
-    for name in {**before, **now}:
-        if before.get(name) != now.get(name):
+    before, now = _flat(before), _flat(json.loads(json.dumps(now)))
+    for path in {**before, **now}:
+        if before.get(path) != now.get(path):
             raise InputError(
-                f"The unfinished run has {name}={before.get(name)!r} and not {now.get(name)!r}; "
-                "resume it with the options it was begun with, or start anew with --overwrite."
+                f"The run in this folder has {path[-1]}={before.get(path)!r} and not "
+                f"{now.get(path)!r}; resume it with the options it was begun with, or start anew "
+                "with --overwrite."
             )
+
+
+def _flat(settings: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """Returns every single value by the names that lead to it."""
+    if not isinstance(settings, dict):
+        return {path: settings}
+    flat = {}
+    for name, value in settings.items():
+        flat |= _flat(value, (*path, name))
+    return flat
 
 
 @contextlib.contextmanager
@@ -265,23 +329,30 @@ def _make_deterministic() -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def _held_out(data: DataSet, size: int) -> tuple[np.ndarray, np.ndarray]:
-    limit = max(1, HELD_OUT_BYTES // (3 * size * size))
-    return pipeline.evaluation_arrays(data.test, size, data.crop_fraction, limit)
-
-
-def _export(model: keras.Model, data: DataSet, info: deploy.ModelInfo, folder: Path) -> None:
+def _export(job: _Job, model: keras.Model, held_out, folder: Path) -> dict[str, Any]:
+    """Writes and checks the model files, and returns the report."""
     print("Exporting and checking the model files ...", file=sys.stderr)
+    data = job.data
+    info = deploy.ModelInfo(job.variant.name, data.class_names, job.image_size, data.crop_fraction)
     calibration, _ = pipeline.evaluation_arrays(
         data.train, info.image_size, info.crop_fraction, CALIBRATION_IMAGES
     )
-    deploy.save_keras(model, folder / ARTIFACTS["keras"], info)
-    deploy.export_saved_model(model, folder / ARTIFACTS["saved_model"], info)
-    deploy.export_tflite(model, folder / ARTIFACTS["tflite_float32"], info)
-    deploy.export_tflite(model, folder / ARTIFACTS["tflite_int8"], info, "int8", calibration)
+    paths = {name: folder / file for name, file in ARTIFACTS.items()}
+    deploy.save_keras(model, paths["keras"], info)
+    deploy.export_saved_model(model, paths["saved_model"], info)
+    deploy.export_tflite(model, paths["tflite_float32"], info)
+    deploy.export_tflite(model, paths["tflite_int8"], info, "int8", calibration)
     (folder / "labels.txt").write_text(
         "".join(f"{name}\n" for name in info.class_names), encoding="utf-8"
     )
+    return {
+        **job.settings(),
+        "epochs": job.recipe.epochs,
+        "parameters": model.count_params(),
+        "test_images": len(held_out[0]),
+        **deploy.verify(paths, "keras", *held_out),
+        "files": {path.name: size_in_bytes(path) for path in paths.values()},
+    }
 
 
 def _write_history(path: Path, history: list[dict[str, Any]]) -> None:

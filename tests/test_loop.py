@@ -1,0 +1,292 @@
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_efficientnet as ke
+from keras_efficientnet import InputError
+from keras_efficientnet.data.pipeline import training_batches
+from keras_efficientnet.data.sources import ArrayExamples, DataSet
+from keras_efficientnet.training import Execution, checkpoint, fit, recipe
+
+CLASSES = 3
+BATCH = 8
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Forty squares of three colours in random noise."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(48) % CLASSES
+    pixels = rng.integers(0, 120, (48, 40, 40, 3))
+    pixels[np.arange(48), :, :, labels] += 100
+    images = pixels.astype(np.uint8)
+    return DataSet(
+        "squares",
+        "squares",
+        ("red", "green", "blue"),
+        ArrayExamples(images[:40], labels[:40]),
+        ArrayExamples(images[40:], labels[40:]),
+        crop_fraction=1.0,
+        mirror=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def held_out(data):
+    return np.stack([np.asarray(image) for image, _ in data.test]), data.test.labels
+
+
+@pytest.fixture(scope="module")
+def tiny(small):
+    stages = small.stages[:2]
+    return dataclasses.replace(small, name="tiny", stages=stages, batch_norm_momentum=0.7)
+
+
+def network(tiny, size=None, seed=3, **options):
+    keras.utils.set_random_seed(seed)
+    return ke.EfficientNet(tiny, input_shape=(size, size, 3), classes=CLASSES, **options)
+
+
+def linear():
+    """A classifier without batch normalization or randomness, for exact comparisons."""
+    keras.utils.set_random_seed(3)
+    return keras.Sequential(
+        [
+            keras.Input((40, 40, 3)),
+            layers.Rescaling(1 / 255),
+            layers.Flatten(),
+            layers.Dense(CLASSES, activation="softmax", name="predictions"),
+        ]
+    )
+
+
+class Killed(Exception):  # noqa: N818  what happened, not an error of the code
+    pass
+
+
+@pytest.fixture
+def kill_after(monkeypatch):
+    """Ends a run right after it has written its checkpoint of a step."""
+    save = checkpoint.save
+
+    def kill_after(step):
+        def save_and_die(folder, at, *arguments):
+            path = save(folder, at, *arguments)
+            if at == step:
+                raise Killed
+            return path
+
+        monkeypatch.setattr(checkpoint, "save", save_and_die)
+
+    return kill_after
+
+
+# What a run can be made of: recipe options, and how it is executed.
+RUNS = {
+    "averaged": (("small", {"ema_decay": 0.9, "epochs": 3}), {}),
+    "progressive": (
+        ("v2-progressive", {"epochs": 4, "stages": 2, "image_size": 24, "ema_decay": 0.9}),
+        {},
+    ),
+    "fine-tuning": (("finetune", {"epochs": 4, "head_epochs": 2, "unfreeze_from": "block1"}), {}),
+    "accumulating": (("small", {"epochs": 3, "l2": 1e-4}), {"accumulation": 2}),
+    "several a call": (("small", {"epochs": 3}), {"steps_per_execution": 2}),
+    "half precision": (("small", {"epochs": 3}), {"precision": "mixed_float16"}),
+}
+
+
+def run(tiny, data, held_out, kind, folder):
+    (name, overrides), options = RUNS[kind]
+    execution = Execution(checkpoint_seconds=0, **options)
+    keras.config.set_dtype_policy(execution.precision)
+    try:
+        model = network(tiny)
+        history = fit(
+            model,
+            data,
+            recipe(name, batch_size=BATCH, **overrides),
+            image_size=40,
+            seed=7,
+            held_out=held_out,
+            fresh_from="block2a_project_conv",
+            execution=execution,
+            folder=folder,
+        )
+    finally:
+        keras.config.set_dtype_policy("float32")
+    return model.get_weights(), history
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny, data, held_out, tmp_path_factory):
+    """Weights and history of each kind of run, made once."""
+    made = {}
+
+    def unbroken(kind):
+        if kind not in made:
+            made[kind] = run(tiny, data, held_out, kind, tmp_path_factory.mktemp("whole"))
+        return made[kind]
+
+    return unbroken
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps"),
+    [
+        ("averaged", (1, 7, 10)),  # in the first epoch, in the second, between two
+        ("progressive", (10, 13)),  # the second stage begins at 10
+        ("fine-tuning", (3, 10)),
+        ("accumulating", (7,)),
+        ("several a call", (6,)),
+        ("half precision", (7,)),
+    ],
+)
+def test_a_killed_run_ends_as_an_unbroken_one(
+    tiny, data, held_out, unbroken, kill_after, tmp_path, kind, steps
+):
+    weights, history = unbroken(kind)
+    for step in steps:  # one run, killed again and again
+        kill_after(step)
+        with pytest.raises(Killed):
+            run(tiny, data, held_out, kind, tmp_path)
+    kill_after(None)
+    resumed_weights, resumed_history = run(tiny, data, held_out, kind, tmp_path)
+    for one, other in zip(weights, resumed_weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert resumed_history == history
+
+
+def test_a_finished_run_is_not_run_again(tiny, data, held_out, unbroken, tmp_path):
+    weights, history = unbroken("averaged")
+    run(tiny, data, held_out, "averaged", tmp_path)
+    again, same = run(tiny, data, held_out, "averaged", tmp_path)
+    for one, other in zip(weights, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert same == history
+
+
+def test_a_checkpoint_of_another_network_is_refused(tiny, data, held_out, tmp_path):
+    chosen = recipe("small", epochs=1, batch_size=BATCH)
+    fit(linear(), data, chosen, image_size=40, folder=tmp_path)
+    with pytest.raises(InputError, match="does not fit this run"):
+        fit(network(tiny), data, chosen, image_size=40, folder=tmp_path)
+
+
+def test_the_history_tells_stage_size_and_rate(unbroken):
+    _, history = unbroken("progressive")
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+    assert [row["image_size"] for row in history] == [30, 30, 40, 40]
+    assert [row["stage"] for row in history] == ["stage 1"] * 2 + ["stage 2"] * 2
+    schedule = recipe("v2-progressive", batch_size=BATCH, epochs=4).schedule(5)
+    for row in history:
+        # The rate of the step that comes next: the schedule goes on through the stages.
+        assert row["learning_rate"] == pytest.approx(float(schedule(5 * row["epoch"])), rel=1e-5)
+    assert {"loss", "accuracy", "val_loss", "val_accuracy"} < set(history[0])
+
+
+def test_it_does_what_a_loop_written_out_does(data):
+    """One stage of the loop against Keras' own train_on_batch over the same batches."""
+    chosen = recipe("small", epochs=2, batch_size=BATCH, l2=1e-3)
+    ours, theirs = linear(), linear()
+    fit(ours, data, chosen, image_size=40, seed=5)
+    chosen.compile(theirs, steps_per_epoch=5)
+    batches = training_batches(data, 40, BATCH, 5, augmentation=chosen.augmentation)
+    for images, labels in batches.take(10):
+        theirs.train_on_batch(images, labels)
+    np.testing.assert_array_equal(ours.get_weights()[0], theirs.get_weights()[0])
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(data):
+    chosen = recipe("small", epochs=2, batch_size=16)
+    whole, parts = linear(), linear()
+    fit(whole, data, chosen, image_size=40)
+    fit(parts, data, chosen, image_size=40, execution=Execution(accumulation=4))
+    np.testing.assert_allclose(whole.get_weights()[0], parts.get_weights()[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_lower_precision_learns_with_float32_weights(tiny, data, policy, precision):
+    policy(precision)
+    model = network(tiny, 40)
+    assert model.get_layer("stem_conv").compute_dtype == precision.removeprefix("mixed_")
+    chosen = recipe("small", epochs=2, batch_size=BATCH)
+    history = fit(model, data, chosen, image_size=40, execution=Execution(precision=precision))
+    assert all(np.isfinite(row["loss"]) for row in history)
+    assert {weight.dtype for weight in model.trainable_weights} == {"float32"}
+    scales = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert scales == (precision == "mixed_float16")
+
+
+def test_fine_tuning_first_leaves_the_loaded_layers_alone(tiny, data):
+    model = network(tiny, 40)
+    before = {weight.path: weight.numpy() for weight in model.weights}
+    chosen = recipe("finetune", epochs=2, head_epochs=1, unfreeze_from="block2", batch_size=BATCH)
+    fit(model, data, chosen, image_size=40, fresh_from="top_conv")
+    changed = {
+        path.split("/")[0]
+        for path, value in before.items()
+        if not np.array_equal(value, next(w for w in model.weights if w.path == path).numpy())
+    }
+    assert {"top_conv", "top_bn", "predictions", "block2a_dwconv"} <= changed
+    assert not {name for name in changed if name.startswith(("stem", "block1"))}
+    # Loaded batch normalization keeps its statistics, scale and offset.
+    assert not {name for name in changed if name.startswith("block2") and name.endswith("bn")}
+
+
+def test_class_weights_make_rare_classes_count(data):
+    """With one class eight times as frequent, the loss weighs each class alike."""
+    counts = {0: 32, 1: 4, 2: 4}
+    order = np.concatenate([np.full(count, label) for label, count in counts.items()])
+    images = np.zeros((40, 40, 40, 3), np.uint8)  # nothing to see: only the bias can learn
+    skewed = dataclasses.replace(data, train=ArrayExamples(images, order))
+    chosen = recipe("small", epochs=40, batch_size=40, base_learning_rate=0.1)
+
+    def shares(**options):
+        model = linear()
+        fit(model, skewed, chosen, image_size=40, execution=Execution(**options))
+        return model.predict(images[:1], verbose=0)[0]
+
+    assert shares()[0] > 0.6
+    np.testing.assert_allclose(shares(class_weights=True), 1 / 3, atol=0.03)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_at_its_step(data):
+    with pytest.raises(InputError, match=r"The loss became nan in epoch 1, step \d+; use a lower"):
+        fit(
+            linear(),
+            data,
+            recipe("small", epochs=2, batch_size=BATCH, base_learning_rate=1e38),
+            image_size=40,
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "overrides", "message"),
+    [
+        ({"accumulation": 3}, {}, "batch_size=8 cannot be cut into accumulation=3"),
+        ({"steps_per_execution": 6}, {}, "40 training images do not fill 6 batches of 8"),
+        ({}, {"batch_size": 41}, "40 training images do not fill 1 batches of 41"),
+    ],
+)
+def test_runs_that_cannot_be_are_refused(data, options, overrides, message):
+    chosen = recipe("small", epochs=1, **{"batch_size": BATCH, **overrides})
+    with pytest.raises(InputError, match=message):
+        fit(linear(), data, chosen, image_size=40, execution=Execution(**options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"accumulation": 0}, "accumulation=0 must be at least 1"),
+        ({"steps_per_execution": 0}, "steps_per_execution=0 must be at least 1"),
+        ({"precision": "int8"}, "precision='int8' must be one of float32, mixed_bfloat16"),
+        ({"checkpoint_seconds": -1}, "checkpoint_seconds=-1 must be at least 0"),
+        ({"checkpoint_seconds": float("nan")}, "checkpoint_seconds=nan must be at least 0"),
+    ],
+)
+def test_execution_refuses_what_makes_no_sense(options, message):
+    with pytest.raises(InputError, match=message):
+        Execution(**options)

@@ -1,0 +1,225 @@
+"""Runs that are killed at any moment, in processes of their own."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+
+from keras_efficientnet import InputError
+from keras_efficientnet.training import Execution, checkpoint, recipe, train
+
+NETWORK = """
+import dataclasses, sys
+from pathlib import Path
+import keras
+import keras_efficientnet as ke
+from keras_efficientnet.training import Execution, fit, recipe, train
+
+b0 = ke.spec.VARIANTS["B0"]
+tiny = dataclasses.replace(
+    b0, name="tiny", width=0.25, depth=0.3, stages=b0.stages[:2], batch_norm_momentum=0.7
+)
+every_step = Execution(checkpoint_seconds=0, deterministic=True)
+"""
+
+FIT = (
+    NETWORK
+    + """
+import tensorflow as tf
+tf.config.experimental.enable_op_determinism()
+folder = Path(sys.argv[1])
+data = ke.data.load("digits")
+keras.utils.set_random_seed(1)
+model = ke.EfficientNet(tiny, input_shape=(32, 32, 3), classes=10)
+chosen = recipe("small", epochs=2, batch_size=32, ema_decay=0.99)
+history = fit(
+    model, data, chosen, image_size=32, seed=1, execution=every_step, folder=folder
+)
+assert len(history) == 2
+model.save_weights(folder / "final.weights.h5")
+"""
+)
+
+TRAIN = (
+    NETWORK
+    + """
+chosen = recipe("small", epochs=2, batch_size=32, ema_decay=0.99)
+train(
+    "digits", tiny, training_recipe=chosen, image_size=32, seed=1,
+    output=sys.argv[1], resume=True, execution=every_step,
+)
+"""
+)
+
+
+def start(code, folder):
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)], stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(code, folder):
+    child = start(code, folder)
+    _, complaint = child.communicate(timeout=300)
+    assert child.returncode == 0, complaint
+
+
+def until(child, condition, seconds=120):
+    """Waits until something is so, or the child has ended."""
+    limit = time.monotonic() + seconds
+    while not condition() and child.poll() is None:
+        assert time.monotonic() < limit
+        time.sleep(0.0005)
+
+
+def kill(code, folder, checkpoints, rng, while_writing):
+    """Lets a run make some steps and kills it, at random or in the midst of a checkpoint."""
+    child = start(code, folder)
+    before = checkpoint.newest_step(checkpoints)
+    until(child, lambda: checkpoint.newest_step(checkpoints) > before)
+    if while_writing:
+        time.sleep(rng.uniform(0, 0.2))
+        until(child, lambda: any(checkpoints.glob("*.writing")))
+    else:
+        time.sleep(rng.uniform(0, 1))
+    child.kill()
+    child.communicate()
+
+
+def read_weights(path):
+    found = {}
+
+    def add(name, item):
+        if isinstance(item, h5py.Dataset):
+            found[name] = item[()]
+
+    with h5py.File(path) as file:
+        file.visititems(add)
+    return found
+
+
+def assert_same_weights(one, other):
+    expected, found = read_weights(one), read_weights(other)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_killed_runs_end_with_the_bits_of_an_unbroken_one(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    finish(FIT, whole)
+    rng = random.Random(0)
+    for while_writing in (False, True, True):
+        kill(FIT, broken, broken, rng, while_writing)
+        assert checkpoint.load_newest(broken)
+    finish(FIT, broken)
+    assert_same_weights(whole / "final.weights.h5", broken / "final.weights.h5")
+
+
+@pytest.mark.slow
+def test_a_whole_run_survives_twenty_kills(tmp_path):
+    """Training, evaluation, export and verification, killed at any moment of them."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    started = time.monotonic()
+    finish(TRAIN, whole)
+    seconds = time.monotonic() - started
+    rng = random.Random(1)
+    for count in range(20):
+        if count < 8:
+            kill(TRAIN, broken, tmp_path / "broken.partial", rng, while_writing=count % 2 == 0)
+        else:
+            child = start(TRAIN, broken)
+            time.sleep(rng.uniform(0, seconds))
+            child.kill()
+            child.communicate()
+        # The output is complete, or it would not be there.
+        assert broken.exists() or checkpoint.load_newest(tmp_path / "broken.partial")
+    finish(TRAIN, broken)
+    assert not (tmp_path / "broken.partial").exists()
+    extracted = []
+    for path in (whole, broken):
+        with zipfile.ZipFile(path / "model.keras") as archive:
+            extracted.append(archive.extract("model.weights.h5", tmp_path / f"{path.name}-weights"))
+    assert_same_weights(*extracted)
+    reports = [json.loads((path / "report.json").read_text()) for path in (whole, broken)]
+    for key in ("test_accuracy", "agreement", "recipe"):
+        assert reports[0][key] == reports[1][key]
+    assert (whole / "history.csv").read_text() == (broken / "history.csv").read_text()
+
+
+class Killed(Exception):  # noqa: N818  what happened, not an error of the code
+    pass
+
+
+def test_an_unfinished_run_is_never_lost_by_mistake(small, tmp_path, monkeypatch):
+    save = checkpoint.save
+
+    def save_and_die(*arguments):
+        save(*arguments)
+        raise Killed
+
+    monkeypatch.setattr(checkpoint, "save", save_and_die)
+    output, partial = tmp_path / "run", tmp_path / "run.partial"
+
+    def begin(**options):
+        settings = {"epochs": 1, "batch_size": 64}
+        chosen = recipe("small", **{**settings, **options.pop("recipe", {})})
+        train(
+            "digits",
+            small,
+            training_recipe=chosen,
+            image_size=32,
+            output=output,
+            **{"execution": Execution(checkpoint_seconds=0), **options},
+        )
+
+    with pytest.raises(Killed):
+        begin()
+    newest = checkpoint.newest_step(partial)
+    assert newest == 1
+    with pytest.raises(InputError, match=r"unfinished run .*--resume .*--overwrite"):
+        begin()
+    with pytest.raises(InputError, match="has seed=0 and not 5; resume it with the options"):
+        begin(resume=True, seed=5)
+    with pytest.raises(InputError, match=r"has label_smoothing=0\.1 and not 0\.2"):
+        begin(resume=True, recipe={"label_smoothing": 0.2})
+    assert checkpoint.newest_step(partial) == newest
+    with pytest.raises(Killed):
+        begin(resume=True)
+    assert checkpoint.newest_step(partial) == 2
+    with pytest.raises(Killed):
+        begin(overwrite=True)
+    assert checkpoint.newest_step(partial) == 1
+    assert not output.exists()
+
+
+def test_what_is_there_is_not_taken_for_a_finished_run(tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(InputError, match="no run wrote it"):
+        train("digits", "B0", output=tmp_path, resume=True)
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_two_runs_into_one_folder_do_not_mix(tmp_path):
+    child = start(TRAIN, tmp_path / "run")
+    partial = tmp_path / "run.partial"
+    until(child, lambda: checkpoint.newest_step(partial) >= 0)
+    try:
+        with pytest.raises(InputError, match="Another run is at work in"):
+            train("digits", "B0", output=tmp_path / "run", overwrite=True)
+        assert child.poll() is None
+        assert checkpoint.newest_step(partial) >= 0
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_fine_tuning_asks_for_weights():
+    with pytest.raises(InputError, match="--weights"):
+        train("digits", "B0", training_recipe=recipe("finetune"))
