@@ -376,36 +376,29 @@ def test_random_crop_distribution(height, width):
     assert np.corrcoef(left, results[:, :, 16, 1].min(1))[0, 1] < 0.6
 
 
-def test_random_crop_falls_back_to_the_centre():
-    image = np.random.default_rng(0).integers(0, 256, (20, 1000, 3)).astype(np.uint8)
-    for seed in range(5):
-        np.testing.assert_array_equal(
-            crop.random_resized_crop(image, 32, [seed, 0], flip=False), crop.center_crop(image, 32)
-        )
-
-
 @pytest.mark.parametrize(
     ("shape", "size", "window"),
     [
-        ((500, 400), 224, (75, 25, 350, 350)),  # .875 of 400
-        ((333, 500), 224, (21, 105, 291, 291)),
-        ((400, 400), 240, (25, 25, 350, 350)),  # 240 / 274 of 400
-        ((400, 400), 300, (26, 26, 349, 349)),  # 300 / 343 of 400
-        ((1, 7), 8, (0, 3, 1, 1)),
+        ((40, 2000), 224, (3, 983, 35, 35)),  # .875 of 40
+        ((2000, 33), 224, (986, 3, 28, 28)),
+        ((40, 2000), 240, (3, 983, 35, 35)),  # 240 / 274 of 40
+        ((400, 9000), 300, (26, 4326, 349, 349)),  # 300 / 343 of 400
+        ((1, 30000), 8, (0, 15000, 1, 1)),
     ],
 )
-def test_center_crop_window(shape, size, window):
+def test_random_crop_falls_back_to_the_centre(shape, size, window):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
     top, left, rows, columns = window
     part = image[top : top + rows, left : left + columns]
     expected = np.rint(tf.image.resize(part, [size, size], "bicubic").numpy().clip(0, 255))
-    result = crop.center_crop(image, size).numpy()
-    assert result.dtype == np.uint8
-    assert np.abs(result - expected).max() <= 1  # rounded half up there, half to even here
+    for seed in range(3):
+        result = crop.random_resized_crop(image, size, [seed, 0], flip=False).numpy()
+        assert result.dtype == np.uint8
+        assert np.abs(result - expected).max() <= 1  # rounded half up there, half to even here
 
 
-def both_crops(image, seed=(4, 2)):
-    return crop.random_resized_crop(image, 64, seed).numpy(), crop.center_crop(image, 64).numpy()
+def random_crop(image, seed=(4, 2)):
+    return crop.random_resized_crop(image, 64, seed).numpy()
 
 
 def test_files_give_the_crops_of_their_pixels():
@@ -415,26 +408,37 @@ def test_files_give_the_crops_of_their_pixels():
     files = {"PNG": (encode(image, "PNG"), image), "BMP": (encode(image, "BMP"), image)}
     files["JPEG"] = (jpeg, decoded)
     for name, (content, pixels) in files.items():
-        for from_file, from_pixels in zip(both_crops(content), both_crops(pixels), strict=True):
-            np.testing.assert_array_equal(from_file, from_pixels, err_msg=name)
+        np.testing.assert_array_equal(random_crop(content), random_crop(pixels), err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "pixels"])
+def test_turned_images_are_cut_upright(kind):
+    stored = np.ascontiguousarray(IMAGES["flower"][:200, :300])
+    image = stored if kind == "pixels" else encode(stored, kind, subsampling=0)
+    if kind == "JPEG":
+        stored = tf.io.decode_jpeg(image, channels=3).numpy()
+    for orientation, quarter_turns in ((1, 0), (3, 2), (6, 3), (8, 1), (0, 0), (9, 0)):
+        found = crop.random_resized_crop(image, 64, [1, 2], orientation=orientation)
+        upright = np.ascontiguousarray(np.rot90(stored, quarter_turns))
+        np.testing.assert_array_equal(found, random_crop(upright, [1, 2]))
 
 
 def test_chroma_subsampled_and_grey_files():
     image = IMAGES["church"]
     subsampled = encode(image, "JPEG", quality=95)
     pixels = tf.io.decode_jpeg(subsampled, channels=3).numpy()
-    for from_file, from_pixels in zip(both_crops(subsampled), both_crops(pixels), strict=True):
-        # Where it cuts, the decoder has no neighbours to interpolate the colour from.
-        assert np.abs(from_file.astype(int) - from_pixels)[2:-2, 2:-2].max() <= 2
+    from_file, from_pixels = random_crop(subsampled), random_crop(pixels)
+    # Where it cuts, the decoder has no neighbours to interpolate the colour from.
+    assert np.abs(from_file.astype(int) - from_pixels)[2:-2, 2:-2].max() <= 2
     for kind in ("JPEG", "PNG"):
-        for result in both_crops(encode(image[:, :, 0], kind)):
-            assert result.shape == (64, 64, 3)
-            np.testing.assert_array_equal(result[..., 0], result[..., 1])
+        result = random_crop(encode(image[:, :, 0], kind))
+        assert result.shape == (64, 64, 3)
+        np.testing.assert_array_equal(result[..., 0], result[..., 1])
 
 
 def test_crop_of_a_file_that_is_no_image():
     with pytest.raises(tf.errors.InvalidArgumentError):
-        crop.center_crop(b"GIF, or so it says", 32)
+        random_crop(b"GIF, or so it says")
 
 
 def coded_batch(classes=6):
@@ -456,8 +460,8 @@ def test_mixed_labels_are_those_of_the_pixels(mix):
     shares = np.array(shares)
     assert len(np.unique(shares[0])) > 3  # one draw for each image
     if mix is augment.mix_up:
-        # Uniform, or 1 for the sixth of the images that meet themselves.
-        assert shares.mean() == pytest.approx(0.5 * 5 / 6 + 1 / 6, abs=0.06)
+        assert shares.mean() == pytest.approx(0.5, abs=0.04)
+        assert shares.std() == pytest.approx(1 / np.sqrt(12), abs=0.03)  # uniform
 
 
 @pytest.mark.parametrize("mix", [augment.mix_up, augment.cut_mix])
@@ -485,9 +489,9 @@ def test_bad_arguments_are_named():
         (lambda: augment.level_argument("Blur", 3, **REACH), "name='Blur'"),
         (lambda: augment.mix_up([image], [[1.0]], [0, 0], alpha=-1), "alpha=-1"),
         (lambda: augment.cut_mix([image], [[1.0]], [0, 0], alpha=-1), "alpha=-1"),
-        (lambda: crop.center_crop(image, 0), "size=0"),
+        (lambda: crop.random_resized_crop(image, 0, [0, 0]), "size=0"),
         (lambda: crop.random_resized_crop(image, -3, [0, 0]), "size=-3"),
-        (lambda: crop.center_crop(image[..., :1], 8), r"shape \(8, 8, 1\)"),
+        (lambda: random_crop(image[..., :1]), r"shape \(8, 8, 1\)"),
         (lambda: crop.random_resized_crop([b"a", b"b"], 8, [0, 0]), "type string"),
     ):
         with pytest.raises(InputError, match=message):

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from PIL import Image
 
 from keras_efficientnet import InputError
 from keras_efficientnet.data import pipeline, sources
@@ -20,7 +19,9 @@ def dataset(train, mirror=False):
 
 
 def take(count, **arguments):
-    options = {"size": 24, "batch_size": 8, "seed": 3, "min_crop_area": 0.3}
+    options = {"size": 24, "batch_size": 8, "seed": 3}
+    area = arguments.pop("min_crop_area", 0.3)
+    options["augmentation"] = pipeline.Augmentation(min_crop_area=area)
     batches = pipeline.training_batches(**{**options, **arguments})
     return [(pixels.numpy(), labels.numpy()) for pixels, labels in batches.take(count)]
 
@@ -93,12 +94,3 @@ def test_evaluation_takes_images_in_order_evenly():
 def test_an_empty_split_is_refused():
     with pytest.raises(InputError, match="no held-out images"):
         pipeline.evaluation_arrays(Numbered(0), 16, 1.0, limit=4)
-
-
-def test_files_are_prepared_in_order(tmp_path):
-    paths = [tmp_path / f"{value}.png" for value in (10, 200, 30)]
-    for path in paths:
-        Image.new("RGB", (50, 40), (int(path.stem),) * 3).save(path)
-    prepared = pipeline.prepare_files(paths, 8, 0.875)
-    assert prepared.shape == (3, 8, 8, 3)
-    assert prepared[:, 4, 4, 0].tolist() == [10, 200, 30]

@@ -1,4 +1,4 @@
 from . import augment as augment
-from .sources import DataSet as DataSet
-from .sources import from_builder as from_builder
+from .dataset import DataSet as DataSet
 from .sources import load as load
+from .tfds import from_builder as from_builder

@@ -187,47 +187,57 @@ def auto_augment(image, seed):
 
 
 @_plain
-def mix_up(images, labels, seed, alpha: float = 0.2):
-    """Blends each image of a batch with another one, and their labels alike.
+def mix_up(images, labels, seed, alpha: float = 0.2, shard: tuple[int, int] = (0, 1)):
+    """Blends each image of a shuffled batch with its neighbour, and their labels alike.
 
     Args:
-        images: `[batch, height, width, channels]`, any number type.
+        images: `[batch, height, width, channels]`, any number type. The first is blended
+            with the second, the third with the fourth, and so on; the last one of an odd
+            number stays as it is.
         labels: floats `[batch, classes]`, one-hot or smoothed.
         seed: integers `[2]`.
         alpha: both parameters of the Beta distribution of the share that an image
             keeps, one draw for each; 0 leaves the batch as it is.
+        shard: `(index, count)`: the batch is this part of one `count` times as large,
+            whose images get the same draws wherever it is cut.
 
     Returns:
-        Images and labels as float32, of the same shapes.
+        Images of the type they came in, whole numbers rounded, and labels as float32, of
+        the same shapes.
 
     Raises:
         InputError: alpha is negative.
 
     Source: https://arxiv.org/abs/1710.09412.
     """
-    share_seed, order_seed = _check_mix(alpha, seed)
-    images, labels = tf.cast(images, tf.float32), tf.cast(labels, tf.float32)
-    order = _shuffled(images, order_seed)
-    share = _beta(tf.shape(images)[:1], alpha, share_seed)
+    (share_seed,) = _check_mix(alpha, seed, 1)
+    images, labels = tf.convert_to_tensor(images), tf.cast(labels, tf.float32)
+    partners = _partners(images)
+    share = _part(lambda batch: _beta(batch, alpha, share_seed), images, shard)
+    values = tf.cast(images, tf.float32)
+    mixed = _mix(values, tf.gather(values, partners), share[:, tf.newaxis, tf.newaxis, tf.newaxis])
+    if images.dtype.is_integer:
+        mixed = tf.floor(mixed + 0.5)
     return (
-        _mix(images, tf.gather(images, order), share[:, tf.newaxis, tf.newaxis, tf.newaxis]),
-        _mix(labels, tf.gather(labels, order), share[:, tf.newaxis]),
+        tf.cast(mixed, images.dtype),
+        _mix(labels, tf.gather(labels, partners), share[:, tf.newaxis]),
     )
 
 
 @_plain
-def cut_mix(images, labels, seed, alpha: float = 1.0):
-    """Puts a rectangle of another image of the batch into each image.
+def cut_mix(images, labels, seed, alpha: float = 1.0, shard: tuple[int, int] = (0, 1)):
+    """Puts a rectangle of its neighbour in a shuffled batch into each image.
 
     The labels are mixed by the area that is really covered. (keras-cv's layer uses the
     area before the rectangle is cut off at the edge, which is up to four times as much.)
 
     Args:
-        images: `[batch, height, width, channels]`, any number type.
+        images: as for `mix_up`.
         labels: floats `[batch, classes]`, one-hot or smoothed.
         seed: integers `[2]`.
         alpha: both parameters of the Beta distribution of the share that an image
             keeps, one draw for each; 0 leaves the batch as it is.
+        shard: as for `mix_up`.
 
     Returns:
         Images of the type they came in and labels as float32, of the same shapes.
@@ -237,14 +247,17 @@ def cut_mix(images, labels, seed, alpha: float = 1.0):
 
     Source: https://arxiv.org/abs/1905.04899.
     """
-    share_seed, order_seed, centre_seed = _check_mix(alpha, seed, 3)
+    share_seed, centre_seed = _check_mix(alpha, seed, 2)
     images, labels = tf.convert_to_tensor(images), tf.cast(labels, tf.float32)
-    order = _shuffled(images, order_seed)
-    batch, size = tf.shape(images)[:1], tf.shape(images)[1:3]
+    partners = _partners(images)
+    size = tf.shape(images)[1:3]
     extent = tf.cast(size, tf.float32)
-    side = tf.sqrt(1 - _beta(batch, alpha, share_seed))[:, tf.newaxis] * extent  # [batch, 2]
-    centre = tf.random.stateless_uniform(tf.concat([batch, [2]], 0), centre_seed) * extent
-    centre = tf.floor(centre)
+    keep = _part(lambda batch: _beta(batch, alpha, share_seed), images, shard)
+    side = tf.sqrt(1 - keep)[:, tf.newaxis] * extent  # [batch, 2]
+    centre = _part(
+        lambda batch: tf.random.stateless_uniform([batch, 2], centre_seed), images, shard
+    )
+    centre = tf.floor(centre * extent)
     first = tf.cast(tf.maximum(centre - tf.floor(side / 2), 0), tf.int32)
     last = tf.cast(tf.minimum(centre + tf.floor(side / 2), extent), tf.int32)
 
@@ -255,8 +268,8 @@ def cut_mix(images, labels, seed, alpha: float = 1.0):
     covered = within(0)[:, :, tf.newaxis, tf.newaxis] & within(1)[:, tf.newaxis, :, tf.newaxis]
     share = 1 - tf.cast(tf.reduce_prod(last - first, 1) / tf.reduce_prod(size), tf.float32)
     return (
-        tf.where(covered, tf.gather(images, order), images),
-        _mix(labels, tf.gather(labels, order), share[:, tf.newaxis]),
+        tf.where(covered, tf.gather(images, partners), images),
+        _mix(labels, tf.gather(labels, partners), share[:, tf.newaxis]),
     )
 
 
@@ -295,24 +308,39 @@ def _apply(image, operation, argument, applied, draws):
     return tf.ensure_shape(result, image.shape)
 
 
-def _check_mix(alpha, seed, seeds=2):
+def _check_mix(alpha, seed, seeds):
     if not 0 <= alpha < float("inf"):
         raise InputError(f"alpha={alpha} must be 0 or more.")
     return tf.unstack(tf.random.split(seed, seeds))
 
 
-def _shuffled(images, seed):
-    return tf.argsort(tf.random.stateless_uniform(tf.shape(images)[:1], seed))
+def _partners(images):
+    """0 with 1, 2 with 3, ...: pairs stay whole wherever an even number begins a part."""
+    batch = tf.shape(images)[0]
+    return tf.minimum(tf.bitwise.bitwise_xor(tf.range(batch), 1), batch - 1)
 
 
-def _beta(shape, alpha, seed):
-    """Draws from Beta(alpha, alpha), the share of the image itself; 1 for alpha 0."""
+def _part(draw, images, shard):
+    """The draws of this part of the batch, out of those for the whole."""
+    index, count = shard
+    batch = tf.shape(images)[0]
+    return draw(count * batch)[index * batch : (index + 1) * batch]
+
+
+def _beta(batch, alpha, seed):
+    """Draws from Beta(alpha, alpha), the share of the image itself; 1 for alpha 0.
+
+    That is `x / (x + y)` for two draws of Gamma(alpha), which for small alpha are too
+    small for float32. A draw of Gamma(alpha + 1) times a uniform one to the power of
+    `1 / alpha` is the same, and has a logarithm that fits.
+    """
     if alpha == 0:
-        return tf.ones(shape)
-    ours, theirs = tf.unstack(
-        tf.random.stateless_gamma(tf.concat([[2], shape], 0), seed, alpha=alpha)
-    )
-    return ours / (ours + theirs)
+        return tf.ones([batch])
+    gamma_seed, uniform_seed = tf.unstack(tf.random.split(seed, 2))
+    gammas = tf.random.stateless_gamma([2, batch], gamma_seed, alpha=alpha + 1)
+    uniforms = 1 - tf.random.stateless_uniform([2, batch], uniform_seed)  # in (0, 1]
+    ours, theirs = tf.unstack(tf.math.log(gammas) + tf.math.log(uniforms) / alpha)
+    return tf.sigmoid(ours - theirs)
 
 
 def _mix(ours, theirs, share):

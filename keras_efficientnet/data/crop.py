@@ -1,7 +1,9 @@
-"""The crops of ImageNet training and evaluation, from files or decoded images.
+"""The random crop of ImageNet training, from files or decoded images.
 
 Source: preprocessing.py of the TPU code.
 """
+
+import functools
 
 import tensorflow as tf
 
@@ -21,13 +23,18 @@ MAX_ATTEMPTS = 10
 
 @_plain
 def random_resized_crop(
-    image_or_bytes, size: int, seed, flip: bool = True, min_area: float = AREA_RANGE[0]
+    image_or_bytes,
+    size: int,
+    seed,
+    flip: bool = True,
+    min_area: float = AREA_RANGE[0],
+    orientation=1,
 ):
     """Cuts a random part out of an image, resizes it, and flips half of the images.
 
     The part has a random height and aspect ratio within the paper's bounds; if ten
-    draws in a row do not fit into the image, it is that of `center_crop`. Of a JPEG
-    file, only the part is decoded.
+    draws in a row do not fit into the image, it is the middle square that evaluation
+    sees. Of a JPEG file that is upright, only the part is decoded.
 
     Args:
         image_or_bytes: uint8 `[height, width, 3]`, or a scalar string: the content of a
@@ -36,6 +43,8 @@ def random_resized_crop(
         seed: integers `[2]`.
         flip: mirror the image left to right with probability 1/2.
         min_area: smallest share of the image to draw, in (0, 1].
+        orientation: by EXIF, a scalar of 1 to 8; other values, which some files hold, are
+            taken for 1. It is undone first.
 
     Returns:
         uint8 `[size, size, 3]`.
@@ -43,7 +52,8 @@ def random_resized_crop(
     Raises:
         InputError: size is not positive or the image of another type.
     """
-    _check_size(size)
+    if size < 1:
+        raise InputError(f"size={size} must be at least 1 pixel.")
     crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
 
     def window(height, width):
@@ -61,35 +71,11 @@ def random_resized_crop(
         sampled = tf.concat([begin[:2], extent[:2]], 0)
         return tf.where(failed, _center_window(height, width, size), sampled)
 
-    image = _resize(_cut(image_or_bytes, window), size)
+    image = _resize(_cut(image_or_bytes, window, orientation), size)
     if not flip:
         return image
     mirrored = tf.random.stateless_uniform([], flip_seed) < 0.5
     return tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
-
-
-@_plain
-def center_crop(image_or_bytes, size: int):
-    """Cuts the middle square out of an image and resizes it, as for evaluation.
-
-    Args:
-        image_or_bytes: as for `random_resized_crop`.
-        size: side of the result in pixels.
-
-    Returns:
-        uint8 `[size, size, 3]`.
-
-    Raises:
-        InputError: size is not positive or the image of another type.
-    """
-    _check_size(size)
-    image = _cut(image_or_bytes, lambda height, width: _center_window(height, width, size))
-    return _resize(image, size)
-
-
-def _check_size(size):
-    if size < 1:
-        raise InputError(f"size={size} must be at least 1 pixel.")
 
 
 def _center_window(height, width, size):
@@ -101,23 +87,45 @@ def _center_window(height, width, size):
     return tf.stack([(height - side + 1) // 2, (width - side + 1) // 2, side, side])
 
 
-def _cut(image_or_bytes, window):
-    """Decodes and cuts out `window(height, width)`: int32 top, left, height and width."""
+def _cut(image_or_bytes, window, orientation):
+    """Decodes, turns upright and cuts out `window(height, width)`.
+
+    The window is int32 top, left, height and width.
+    """
     image = tf.convert_to_tensor(image_or_bytes)
     if image.dtype == tf.string and image.shape.rank == 0:
-        return tf.cond(
-            tf.io.is_jpeg(image),
-            lambda: _cut_jpeg(image, window),
-            lambda: _cut_array(
-                tf.io.decode_image(image, channels=3, expand_animations=False), window
-            ),
-        )
+
+        def cut_whole():
+            whole = tf.io.decode_image(image, channels=3, expand_animations=False)
+            return _cut_array(
+                _upright(tf.ensure_shape(whole, [None, None, 3]), orientation), window
+            )
+
+        turned = (orientation > 1) & (orientation <= 8)
+        partial = tf.io.is_jpeg(image) & tf.logical_not(turned)
+        return tf.cond(partial, lambda: _cut_jpeg(image, window), cut_whole)
     if image.dtype == tf.uint8 and image.shape.rank == 3 and image.shape[2] == 3:
-        return _cut_array(image, window)
+        return _cut_array(_upright(image, orientation), window)
     raise InputError(
         f"image_or_bytes has type {image.dtype.name} and shape {image.shape}, but must be uint8 "
         "of shape [height, width, 3] or one string with the content of an image file."
     )
+
+
+def _upright(image, orientation):
+    if isinstance(orientation, int) and orientation == 1:
+        return image  # known without asking
+    orientation = tf.convert_to_tensor(orientation)
+
+    def turn(mirror: bool, quarter_turns: int):
+        turned = tf.image.flip_left_right(image) if mirror else image
+        return tf.image.rot90(turned, quarter_turns) if quarter_turns else turned
+
+    # Whether mirrored, then quarter turns counter-clockwise.
+    steps = [(False, 0), (True, 0), (False, 2), (True, 2)]
+    steps += [(True, 1), (False, 3), (True, 3), (False, 1)]
+    branches = [functools.partial(turn, *step) for step in steps]
+    return tf.switch_case(orientation - 1, branches, default=lambda: image)
 
 
 def _cut_jpeg(content, window):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import InputError, reason
 
 # TPU code, preprocessing.py: 224 of 256 pixels.
 PHOTO_CROP_FRACTION = 0.875
@@ -45,8 +45,9 @@ def read(source: Any) -> Image.Image:
         ) from None
     except Image.DecompressionBombError:
         raise InputError(f"{name} has too many pixels to be decoded safely.") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{name} cannot be decoded: {error}.") from error
+    except Exception as error:  # a damaged file can break a decoder in any way
+        why = getattr(error, "strerror", None) or reason(error)
+        raise InputError(f"{name} cannot be decoded: {why}.") from error
 
 
 def prepare(image: Image.Image, size: int, crop_fraction: float) -> np.ndarray:

@@ -1,62 +1,175 @@
 """From a data set to batches: augmented for training, exact for evaluation."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from keras_efficientnet.data import images
-from keras_efficientnet.data.sources import DataSet, Examples, in_threads
+from keras_efficientnet.data.augment import (
+    MAX_MAGNITUDE,
+    OP_PROBABILITY,
+    auto_augment,
+    cut_mix,
+    mix_up,
+    rand_augment,
+)
+from keras_efficientnet.data.crop import AREA_RANGE, random_resized_crop
+from keras_efficientnet.data.dataset import DataSet, Examples
 from keras_efficientnet.errors import InputError
 
+POLICIES = ("none", "rand", "auto")
 
-from dataclasses import dataclass
+
 @dataclass(frozen=True)
 class Augmentation:
-    min_crop_area: float = 0.08
+    """What is done to training images, after which nothing but the network sees them.
+
+    Attributes:
+        min_crop_area: smallest share of an image that its random crop keeps, in (0, 1].
+        policy: `"none"`, `"rand"` for RandAugment or `"auto"` for AutoAugment v0.
+        num_layers: RandAugment's operations an image.
+        magnitude: RandAugment's level, see `augment.rand_augment`.
+        op_probability: of RandAugment applying an operation, see `augment.OP_PROBABILITY`.
+        mixup_alpha: of MixUp's Beta distribution; 0 for none.
+        cutmix_alpha: of CutMix's Beta distribution; 0 for none. With both, each batch
+            gets the one or the other with equal probability.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    min_crop_area: float = AREA_RANGE[0]
     policy: str = "none"
     num_layers: int = 2
-    magnitude: float = 10
-    op_probability: float = 1.0
+    magnitude: float = 10.0
+    op_probability: float = OP_PROBABILITY
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
 
-def training_batches(
-    dataset: DataSet, size: int, batch_size: int, seed: int, *, start_step=0, shard=(0,1), augmentation=Augmentation()
-) -> Any:
-    """Makes an endless stream of augmented batches.
+    def __post_init__(self):
+        """Refuses values that cannot be augmented with."""
+        for field, valid, accepted in (
+            ("min_crop_area", 0 < self.min_crop_area <= 1, "above 0 and at most 1"),
+            ("policy", self.policy in POLICIES, f"one of {', '.join(POLICIES)}"),
+            ("num_layers", self.num_layers >= 0, "at least 0"),
+            ("magnitude", 0 <= self.magnitude <= MAX_MAGNITUDE, f"from 0 to {MAX_MAGNITUDE}"),
+            ("op_probability", 0 <= self.op_probability <= 1, "from 0 to 1"),
+            ("mixup_alpha", 0 <= self.mixup_alpha < float("inf"), "at least 0"),
+            ("cutmix_alpha", 0 <= self.cutmix_alpha < float("inf"), "at least 0"),
+        ):
+            if not valid:
+                raise InputError(f"{field}={getattr(self, field)!r} must be {accepted}.")
 
-    Every image is cut to a random rectangle, resized to a square, and mirrored half of
-    the time where the data set allows. Each image's randomness depends on `seed` and on
-    its place in the stream alone, so a seed gives the same batches whatever the number of
-    threads.
+    @property
+    def mixes(self) -> bool:
+        """Whether images are blended, so that labels are distributions."""
+        return bool(self.mixup_alpha or self.cutmix_alpha)
+
+
+def training_batches(
+    dataset: DataSet,
+    size: int,
+    batch_size: int,
+    seed: int,
+    *,
+    start_step: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    augmentation: Augmentation = Augmentation(),
+) -> Any:
+    """Makes an endless stream of augmented batches, which can be entered at any step.
+
+    Every image is cut to a random rectangle, resized to a square, mirrored half of the
+    time where the data set allows, and then goes through the policy. Which image comes,
+    and all chance in what is done to it, depends on `seed` and on the place in the stream
+    alone, so a seed gives the same batches whatever the number of threads. Epochs follow
+    each other without a gap: a batch may hold the end of one and the beginning of the
+    next.
 
     Args:
         dataset: its `train` images are used.
         size: side of the images in pixels.
-        batch_size: images in a batch.
+        batch_size: images in a batch of this process.
         seed: of order and augmentation.
-        min_crop_area: smallest share of an image that a crop keeps, in (0, 1].
+        start_step: step to begin from. The batches are those that the stream from step 0
+            has from there on; with `tfds:` data, the epoch's images before it are read,
+            though not decoded.
+        shard: `(index, count)`: every step has `count * batch_size` images, and this
+            process gets the `index`-th part of them, as one process would get them in one
+            batch. With MixUp and CutMix, that holds for even batch sizes.
+        augmentation: what is done to the images.
 
     Returns:
-        A `tf.data.Dataset` of uint8 `[batch, size, size, 3]` and int labels
-        `[batch]`.
+        A `tf.data.Dataset` of uint8 `[batch, size, size, 3]` and int labels `[batch]`, or
+        float32 distributions `[batch, classes]` where images are mixed.
+
+    Raises:
+        InputError: an argument is out of its range.
     """
-    min_crop_area=augmentation.min_crop_area
-    import tensorflow as tf
+    index, count = shard
+    for name, value, valid, accepted in (
+        ("size", size, size >= 3, "at least 3"),
+        ("batch_size", batch_size, batch_size >= 1, "at least 1"),
+        ("start_step", start_step, start_step >= 0, "at least 0"),
+        ("shard", shard, 0 <= index < count, "(index, count) with 0 <= index < count"),
+    ):
+        if not valid:
+            raise InputError(f"{name}={value!r} must be {accepted}.")
+    step_size = count * batch_size
+    records, decode = dataset.train.stream(seed, start_step * step_size)
+    stream = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step * step_size), records)
+    if count > 1:
+        stream = stream.filter(lambda position, _: position % step_size // batch_size == index)
 
-    from keras_efficientnet.data.crop import random_resized_crop
+    def augment(position, record):
+        image, orientation, label = decode(record)
+        key = tf.stack([tf.constant(seed, tf.int64), position])
+        image = random_resized_crop(
+            image, size, key, dataset.mirror, augmentation.min_crop_area, orientation
+        )
+        return _apply_policy(image, key, augmentation), label
 
-    def augment(example, position):
-        image, label = example
-        key = tf.stack([tf.cast(seed, tf.int64), position])
-        return random_resized_crop(image, size, key, dataset.mirror, min_crop_area), label
+    batches = stream.map(augment, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True)
+    if augmentation.mixes:
 
-    stream = tf.data.Dataset.zip(dataset.train.shuffled(seed).repeat(), tf.data.Dataset.counter())
-    return (
-        stream.skip(start_step*batch_size).map(augment, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(batch_size, drop_remainder=True)
-        .prefetch(tf.data.AUTOTUNE)
-    )
+        def mix(step, batch):
+            # Positions are never negative, so no image has this key.
+            key = tf.stack([tf.constant(seed, tf.int64), -1 - step])
+            pixels, labels = batch
+            labels = tf.one_hot(labels, len(dataset.class_names))
+            return _mix(pixels, labels, key, augmentation, shard)
+
+        steps = tf.data.Dataset.counter(start_step)
+        batches = tf.data.Dataset.zip(steps, batches).map(mix, tf.data.AUTOTUNE)
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _apply_policy(image, key, augmentation: Augmentation):
+    if augmentation.policy == "rand":
+        return rand_augment(
+            image,
+            key,
+            augmentation.num_layers,
+            augmentation.magnitude,
+            augmentation.op_probability,
+        )
+    return auto_augment(image, key) if augmentation.policy == "auto" else image
+
+
+def _mix(pixels, labels, key, augmentation: Augmentation, shard: tuple[int, int]):
+    def mixed_up():
+        return mix_up(pixels, labels, key, augmentation.mixup_alpha, shard)
+
+    def cut_and_mixed():
+        return cut_mix(pixels, labels, key, augmentation.cutmix_alpha, shard)
+
+    if not augmentation.cutmix_alpha:
+        return mixed_up()
+    if not augmentation.mixup_alpha:
+        return cut_and_mixed()
+    key, coin = tf.unstack(tf.random.split(key, 2))
+    return tf.cond(tf.random.stateless_uniform([], coin) < 0.5, mixed_up, cut_and_mixed)
 
 
 def evaluation_arrays(
@@ -83,12 +196,3 @@ def evaluation_arrays(
     if not pixels:
         raise InputError("There are no held-out images to evaluate on.")
     return np.stack(pixels), np.asarray(labels)
-
-
-def prepare_files(paths: list, size: int, crop_fraction: float) -> np.ndarray:
-    """Reads image files, prepared as in evaluation: uint8 `[count, size, size, 3]`."""
-
-    def prepare(path):
-        return images.prepare(images.read(path), size, crop_fraction)
-
-    return np.stack(list(in_threads(prepare, paths)))

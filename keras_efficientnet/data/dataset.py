@@ -1,0 +1,310 @@
+"""A labelled data set and the images of its splits, in memory or in files."""
+
+import io
+import os
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from keras_efficientnet.data import images
+from keras_efficientnet.errors import InputError
+
+HELD_OUT_FRACTION = 0.2
+# Names that splits go by, the preferred ones first.
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("val", "valid", "validation", "test")
+MEMORY_BYTES = 2**30
+"""Files whose decoded pixels fit into this are decoded once for a whole training run."""
+
+
+class Examples(Protocol):
+    """Labelled images of one split."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class index of each image, `[count]`, in the order of iteration."""
+        ...
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        ...
+
+    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+        """Yields decoded RGB images with their class indices, in a fixed order."""
+        ...
+
+    def stream(self, seed: int, start: int) -> tuple[Any, Callable]:
+        """Returns the endless stream of shuffled images that training draws from.
+
+        An epoch is `len(self)` images in a row and holds each image once, in an order that
+        `seed` and the number of the epoch fix.
+
+        Args:
+            seed: of the order.
+            start: position in the stream to begin from.
+
+        Returns:
+            A `tf.data.Dataset` of records, and the function that makes of one record, in
+            TensorFlow operations, an image as `crop.random_resized_crop` takes it (uint8
+            `[height, width, 3]` or the content of a file), its EXIF orientation, and its
+            class index.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A classification data set.
+
+    Attributes:
+        name: short name, fit for a file name.
+        source: the text it was asked for by.
+        class_names: in the order of the class indices.
+        train: images to learn from.
+        test: held-out images.
+        crop_fraction: centre crop at evaluation, see `images.prepare`.
+        mirror: whether a mirrored image still shows the same class.
+        image_size: side to train at in pixels where the data suggests one, else None.
+        skipped: path of each image that was left out, and why.
+    """
+
+    name: str
+    source: str
+    class_names: tuple[str, ...]
+    train: Examples
+    test: Examples
+    crop_fraction: float
+    mirror: bool
+    image_size: int | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def class_weights(self) -> dict[int, float]:
+        """Returns weights of the loss under which every class counts the same.
+
+        The weight of a class is `images / (classes * images of the class)`, as in
+        scikit-learn's `"balanced"`, so that its mean over the training images is 1. A
+        class without training images has none.
+        """
+        classes, counts = np.unique(self.train.labels, return_counts=True)
+        weights = counts.sum() / (len(classes) * counts)
+        return dict(zip(classes.tolist(), weights.tolist(), strict=True))
+
+
+class ArrayExamples:
+    """Images of one size, held in memory as uint8 `[count, height, width, 3]`."""
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray):
+        self.pixels, self.labels = pixels, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+        for pixels, label in zip(self.pixels, self.labels, strict=True):
+            yield Image.fromarray(pixels), int(label)
+
+    def stream(self, seed: int, start: int) -> tuple[Any, Callable]:
+        """See `Examples.stream`."""
+        import tensorflow as tf
+
+        with tf.device("CPU"):
+            pixels, labels = tf.constant(self.pixels), tf.constant(self.labels, tf.int64)
+        return _shuffled(len(self), seed, start, lambda index: (pixels[index], 1, labels[index]))
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A file that Pillow can decode.
+
+    Attributes:
+        path: of the file.
+        label: class index.
+        orientation: by EXIF, 1 to 8; some files hold other values, which mean nothing.
+        height: in pixels, when upright.
+        width: likewise.
+    """
+
+    path: Path
+    label: int
+    orientation: int
+    height: int
+    width: int
+
+
+class FileExamples:
+    """Image files, decoded when they are needed.
+
+    Training decodes them once and keeps the pixels where `memory_bytes` suffice. Else it
+    decodes what a crop needs when it needs it: JPEG and PNG files by TensorFlow, and by
+    Pillow the others and those that TensorFlow cannot read.
+
+    Args:
+        files: that can be read.
+        memory_bytes: that the pixels may take in training.
+    """
+
+    def __init__(self, files: list[ImageFile], memory_bytes: int = MEMORY_BYTES):
+        self.files, self.memory_bytes = files, memory_bytes
+
+    @property
+    def paths(self) -> list[Path]:
+        """Path of each file."""
+        return [file.path for file in self.files]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """See `Examples.labels`."""
+        return np.array([file.label for file in self.files], np.int64)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+        yield from zip(in_threads(images.read, self.paths), self.labels.tolist(), strict=True)
+
+    def subset(self, indices: np.ndarray) -> "FileExamples":
+        """Returns the examples at these indices."""
+        return FileExamples([self.files[index] for index in indices], self.memory_bytes)
+
+    def stream(self, seed: int, start: int) -> tuple[Any, Callable]:
+        """See `Examples.stream`."""
+        return _shuffled(len(self), seed, start, self._at)
+
+    @cached_property
+    def _at(self) -> Callable:
+        """Gives, in TensorFlow operations, what is at an index; see `Examples.stream`."""
+        pixels = sum(3 * file.height * file.width for file in self.files)
+        return self._in_memory() if pixels <= self.memory_bytes else self._on_disk()
+
+    def _in_memory(self) -> Callable:
+        import tensorflow as tf
+
+        shapes = np.array([(file.height, file.width, 3) for file in self.files], np.int64)
+        ends = shapes.prod(1).cumsum()
+        begins = ends - shapes.prod(1)
+        pixels = np.empty(ends[-1], np.uint8)  # all images end to end
+        decoded = tqdm(
+            in_threads(images.read, self.paths), "Decoding", len(self), unit="img", leave=False
+        )
+        for file, begin, end, image in zip(self.files, begins, ends, decoded, strict=True):
+            if (image.height, image.width) != (file.height, file.width):
+                raise InputError(f"{file.path} was changed while it was in use; start again.")
+            pixels[begin:end] = np.asarray(image).ravel()
+        with tf.device("CPU"):
+            columns = [tf.convert_to_tensor(a) for a in (pixels, begins, ends, shapes, self.labels)]
+
+        def at(index):
+            pixels, begins, ends, shapes, labels = columns
+            image = tf.reshape(pixels[begins[index] : ends[index]], shapes[index])
+            return tf.ensure_shape(image, [None, None, 3]), 1, labels[index]
+
+        return at
+
+    def _on_disk(self) -> Callable:
+        import tensorflow as tf
+
+        checks = tqdm(
+            in_threads(_tensorflow_reads, self.paths),
+            "Checking",
+            len(self),
+            unit="img",
+            leave=False,
+        )
+        by_pillow = [not readable for readable in checks]
+        orientations = [
+            1 if pillow else file.orientation
+            for pillow, file in zip(by_pillow, self.files, strict=True)
+        ]
+        with tf.device("CPU"):
+            columns = [
+                tf.constant([os.fsencode(path) for path in self.paths]),
+                tf.constant(by_pillow),
+                tf.constant(orientations),
+                tf.constant(self.labels),
+            ]
+
+        def at(index):
+            path, pillow, orientation, label = (column[index] for column in columns)
+            content = tf.cond(
+                pillow,
+                lambda: tf.ensure_shape(
+                    tf.numpy_function(_as_bmp, [path], tf.string, stateful=False), []
+                ),
+                lambda: tf.io.read_file(path),
+            )
+            return content, orientation, label
+
+        return at
+
+
+def in_threads(function: Callable, items: list, workers: int | None = None) -> Iterator:
+    """Maps in order over a pool of threads, a bounded number of items ahead."""
+    workers = workers or os.cpu_count() or 1
+    remaining = iter(items)
+    with ThreadPoolExecutor(workers) as pool:
+        pending = [pool.submit(function, item) for item in islice(remaining, 4 * workers)]
+        while pending:
+            yield pending.pop(0).result()
+            pending += [pool.submit(function, item) for item in islice(remaining, 1)]
+
+
+def stratified_split(labels: Any, test_count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the indices to train on and those held out, each in order.
+
+    Every class is held out in proportion, and the split depends on the labels alone, so
+    that runs with other seeds can be compared.
+    """
+    from sklearn.model_selection import train_test_split
+
+    train, test = train_test_split(
+        np.arange(len(labels)), test_size=test_count, stratify=labels, random_state=0
+    )
+    return np.sort(train), np.sort(test)
+
+
+def slug(name: str) -> str:
+    """Makes a file name of a text."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "data"
+
+
+def _shuffled(count: int, seed: int, start: int, at: Callable) -> tuple[Any, Callable]:
+    """Makes `Examples.stream` of images that can be had by their index."""
+    import tensorflow as tf
+
+    def decode(position):
+        epoch = tf.stack([tf.constant(seed, tf.int64), position // count])
+        last = tf.constant(count - 1, tf.int64)
+        return at(tf.random.experimental.index_shuffle(position % count, epoch, last))
+
+    return tf.data.Dataset.counter(start), decode
+
+
+def _tensorflow_reads(path: Path) -> bool:
+    import tensorflow as tf
+
+    content = path.read_bytes()
+    # Of the other formats, it takes a BMP file's palette for grey levels.
+    if not content.startswith((b"\xff\xd8\xff", b"\x89PNG")):
+        return False
+    try:
+        with tf.device("CPU"):
+            tf.io.decode_image(content, channels=3)
+    except tf.errors.OpError:
+        return False
+    return True
+
+
+def _as_bmp(path: bytes) -> bytes:
+    """Decodes by Pillow, for TensorFlow to read at almost no cost."""
+    content = io.BytesIO()
+    images.read(os.fsdecode(path)).save(content, "BMP")
+    return content.getvalue()

@@ -1,0 +1,179 @@
+"""Data sets of tensorflow-datasets."""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from keras_efficientnet.data import images
+from keras_efficientnet.data.dataset import (
+    HELD_OUT_FRACTION,
+    TEST_NAMES,
+    TRAIN_NAMES,
+    DataSet,
+    slug,
+)
+from keras_efficientnet.errors import InputError, reason
+
+SHUFFLE_BUFFER = 10_000
+"""Records that one epoch's shuffling looks at a time; a gigabyte for ImageNet."""
+
+
+def from_name(name: str, train_split: str | None = None, test_split: str | None = None) -> DataSet:
+    """Opens a data set of the catalogue, downloading and preparing it where it needs that.
+
+    Args:
+        name: such as `"cifar10"` or `"imagenet2012:5.1.0"`.
+        train_split: see `from_builder`.
+        test_split: likewise.
+
+    Raises:
+        InputError: there is none of that name, and as `from_builder` does.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name)
+    except Exception as error:  # many types, one for each way of not finding a data set
+        raise InputError(f"tensorflow-datasets cannot open {name!r}: {reason(error)}.") from error
+    return from_builder(builder, f"tfds:{name}", train_split, test_split)
+
+
+def from_builder(
+    builder: Any,
+    source: str | None = None,
+    train_split: str | None = None,
+    test_split: str | None = None,
+) -> DataSet:
+    """Makes a data set of a tensorflow-datasets builder, preparing it where it needs that.
+
+    Args:
+        builder: such as `tfds.builder("tf_flowers")` or
+            `tfds.folder_dataset.ImageFolder("photos")`.
+        source: text to remember it by; `tfds:NAME` if None.
+        train_split: training images; the split called `train` if None.
+        test_split: held-out images; the split called `test` or `validation` if None, or
+            20 % of the training split where there is neither.
+
+    Raises:
+        InputError: if it does not map images to classes, cannot be prepared, or has no
+            such split.
+    """
+    import tensorflow_datasets as tfds
+
+    features, keys = builder.info.features, builder.info.supervised_keys
+    if not (
+        keys
+        and all(key in features for key in keys)
+        and isinstance(features[keys[0]], tfds.features.Image)
+        and isinstance(features[keys[1]], tfds.features.ClassLabel)
+    ):
+        raise InputError(f"Data set {builder.name!r} does not map an image to a class label.")
+    try:
+        builder.download_and_prepare()
+    except NotImplementedError:
+        pass  # folders of images are ready as they are
+    except Exception as error:  # from the network, the disk or the data set's own code
+        # ImageNet, among others, has to be fetched by hand; this says which files and where to.
+        by_hand = " ".join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").split())
+        why = f"{reason(error)} {by_hand}".strip().rstrip(".")
+        raise InputError(f"tensorflow-datasets cannot prepare {builder.name!r}: {why}.") from error
+    train_split, test_split = _split_names(builder, train_split, test_split)
+    return DataSet(
+        name=slug(builder.name),
+        source=source or f"tfds:{builder.name}",
+        class_names=tuple(features[keys[1]].names),
+        train=TfdsExamples(builder, train_split),
+        test=TfdsExamples(builder, test_split),
+        crop_fraction=images.PHOTO_CROP_FRACTION,
+        mirror=True,
+    )
+
+
+class TfdsExamples:
+    """One split of a tensorflow-datasets builder that has been prepared."""
+
+    def __init__(self, builder: Any, split: str):
+        self.builder, self.split = builder, split
+        try:
+            self.count = builder.info.splits[split].num_examples
+        except (KeyError, ValueError, AssertionError):
+            raise InputError(
+                f"Data set {builder.name!r} has no split {split!r}; it has "
+                f"{', '.join(builder.info.splits)}."
+            ) from None
+        if not self.count:
+            raise InputError(f"Split {split!r} of data set {builder.name!r} is empty.")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+        for image, label in self._dataset().as_numpy_iterator():
+            yield images.read(image), int(label)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """See `Examples.labels`. They are found by reading the whole split."""
+        records = self._dataset(encoded=True).map(lambda _, label: label).as_numpy_iterator()
+        return np.array(
+            [int(label) for label in tqdm(records, "Counting", self.count, leave=False)], np.int64
+        )
+
+    def stream(self, seed: int, start: int) -> tuple[Any, Callable]:
+        """See `Examples.stream`.
+
+        tensorflow-datasets has no access by position to the files it prepares by default.
+        So an epoch is read from its beginning, and what lies before `start` is dropped
+        before it is decoded.
+        """
+        import tensorflow as tf
+
+        def epoch(number):
+            # Of this function's graph. TensorFlow mixes it into the seeds of `shuffle`.
+            tf.compat.v1.set_random_seed(1)
+            key = tf.stack([tf.constant(seed, tf.int64), number])
+            draw = tf.random.stateless_uniform([], key, 0, 2**31 - 1, tf.int64)
+            records = self._dataset(encoded=True, shuffle_seed=draw)
+            return records.shuffle(min(self.count, SHUFFLE_BUFFER), seed=draw)
+
+        epochs = tf.data.Dataset.counter(start // self.count)
+        return epochs.flat_map(epoch).skip(start % self.count), _content
+
+    def _dataset(self, encoded: bool = False, shuffle_seed: Any = None):
+        import tensorflow_datasets as tfds
+
+        image_key, _ = self.builder.info.supervised_keys
+        return self.builder.as_dataset(
+            split=self.split,
+            as_supervised=True,
+            decoders={image_key: tfds.decode.SkipDecoding()} if encoded else None,
+            shuffle_files=shuffle_seed is not None,
+            read_config=tfds.ReadConfig(shuffle_seed=shuffle_seed, try_autocache=False),
+        )
+
+
+def _content(record):
+    image, label = record
+    return image, 1, label
+
+
+def _split_names(builder, train: str | None, test: str | None) -> tuple[str, str]:
+    available = list(builder.info.splits)
+    if not available:
+        raise InputError(f"Data set {builder.name!r} has no splits.")
+    if test is None:
+        test = next((name for name in TEST_NAMES if name in available), None)
+    if train is None:
+        train = next((name for name in TRAIN_NAMES if name in available), available[0])
+        if test is None:
+            percent = round(100 * HELD_OUT_FRACTION)
+            train, test = f"{train}[{percent}%:]", f"{train}[:{percent}%]"
+    if test is None:
+        raise InputError(
+            f"Data set {builder.name!r} has no test split; name one of {', '.join(available)}."
+        )
+    return train, test

@@ -1,0 +1,283 @@
+import os
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from image_helpers import COLOURS, write_classes
+from PIL import Image
+
+from keras_efficientnet import InputError
+from keras_efficientnet.data import pipeline, sources
+from keras_efficientnet.data.dataset import FileExamples
+
+
+def test_folder_without_splits_holds_out_a_fifth(tmp_path):
+    write_classes(tmp_path / "photos", count=10)
+    data: Any = sources.load(f"folder:{tmp_path / 'photos'}")
+    assert data.name == "photos"
+    assert data.class_names == ("blue", "red")
+    assert (len(data.train), len(data.test)) == (16, 4)
+    assert np.bincount(data.test.labels).tolist() == [2, 2]
+    assert not set(data.train.paths) & set(data.test.paths)
+    for image, label in data.test:
+        assert image.getpixel((0, 0)) == COLOURS[data.class_names[label]]
+
+
+@pytest.mark.parametrize("test_name", ["val", "test", "validation"])
+def test_folder_with_splits_keeps_them(tmp_path, test_name):
+    write_classes(tmp_path / "train", count=4)
+    write_classes(tmp_path / test_name, count=2)
+    data: Any = sources.load(f"folder:{tmp_path}")
+    assert (len(data.train), len(data.test)) == (8, 4)
+    assert {path.parts[-3] for path in data.test.paths} == {test_name}
+
+
+def break_nothing(root):
+    root.rmdir()
+
+
+def break_class(root):
+    write_classes(root)
+    (root / "green").mkdir()
+
+
+def break_all_of_a_class(root):
+    write_classes(root)
+    for path in (root / "red").iterdir():
+        path.write_bytes(b"not an image")
+
+
+def break_count(root):
+    write_classes(root, count=1)
+
+
+def break_all_but_one(root):
+    write_classes(root, count=2)
+    (root / "red" / "0.png").write_bytes(b"not an image")
+
+
+def break_names(root):
+    write_classes(root / "train")
+    write_classes(root / "val")
+    (root / "val" / "red").rename(root / "val" / "crimson")
+
+
+@pytest.mark.parametrize(
+    ("break_folder", "message"),
+    [
+        (break_nothing, "does not exist"),
+        (lambda root: None, "at least two classes; it has 0"),
+        (break_class, "green' has no images"),
+        (break_all_of_a_class, "Class 'red' of .* has no image that can be read; .*0.png is not"),
+        (break_count, "'blue' has only one image"),
+        (break_all_but_one, "'red' has only one image"),
+        (break_names, "'crimson' .* has no training images"),
+    ],
+)
+def test_unusable_folders_are_refused_in_a_sentence(tmp_path, break_folder, message):
+    root = tmp_path / "photos"
+    root.mkdir()
+    break_folder(root)
+    with pytest.raises(InputError, match=message):
+        sources.load(f"folder:{root}")
+
+
+def png_that_says_it_is(width, height):
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + chunk
+
+
+def write_broken_files(folder):
+    """Files that look like images and are not; returns their names."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    whole = folder / "whole.jpg"
+    Image.fromarray(noise).save(whole)
+    content = whole.read_bytes()
+    whole.unlink()
+    (folder / "cut.jpg").write_bytes(content[: len(content) // 2])
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.png").write_bytes(b"not an image")
+    (folder / "nowhere.jpg").symlink_to(folder / "gone.jpg")
+    (folder / "loop.jpg").symlink_to(folder / "loop.jpg")
+    (folder / "bomb.png").write_bytes(png_that_says_it_is(30_000, 30_000))
+    return {"cut.jpg", "empty.jpg", "text.png", "nowhere.jpg", "loop.jpg", "bomb.png"}
+
+
+def write_odd_files(folder):
+    """Files that are unusual and fine; returns their number."""
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(folder / "turned.JPG", exif=exif)
+    image.convert("CMYK").save(folder / "cmyk.jpeg")
+    image.save(folder / "progressive.jpg", progressive=True)
+    image.save(folder / "really_a_png.jpg", "PNG")
+    image.save(folder / "really_a_tiff.png", "TIFF")
+    image.save(folder / "web.webp")
+    image.convert("P").save(folder / "palette.png", transparency=3)
+    image.convert("1").save(folder / "bits.bmp")
+    image.convert("LA").save(folder / "grey_alpha.png")
+    Image.fromarray(noise[..., 0].astype(np.uint16) * 200).save(folder / "wide.png")
+    frames = [Image.fromarray(np.roll(noise, shift, 0)) for shift in (1, 2)]
+    image.save(folder / "moves.gif", save_all=True, append_images=frames)
+    image.resize((1, 1)).save(folder / "one.png")
+    image.resize((30_000, 1)).save(folder / "long.jpg")
+    (folder / "folder.jpg").mkdir()
+    image.save(folder / "folder.jpg" / "inside é.png")
+    (folder / "._turned.jpg").write_bytes(b"what macOS leaves beside a file")
+    (folder / "notes.txt").write_text("no image")
+    return 14
+
+
+def test_broken_files_are_skipped_and_named_and_odd_ones_are_trained_on(tmp_path):
+    write_classes(tmp_path, count=2)
+    broken = write_broken_files(tmp_path / "red")
+    odd = write_odd_files(tmp_path / "blue")
+    data: Any = sources.load(f"folder:{tmp_path}")
+    assert {os.path.basename(path) for path, _ in data.skipped} == broken
+    for path, why in data.skipped:
+        assert path not in why
+        assert why.endswith(".")
+    assert len(data.train) + len(data.test) == 4 + odd
+    for memory in (0, 2**30):
+        train = FileExamples(data.train.files + data.test.files, memory_bytes=memory)
+        everything = sources.DataSet("x", "x", data.class_names, train, train, 1.0, True)
+        stream = pipeline.training_batches(everything, 32, len(train), 0)
+        (pixels, labels), *_ = stream.take(1)
+        assert pixels.shape == (4 + odd, 32, 32, 3)
+        assert np.bincount(labels).tolist() == [2 + odd, 2]
+    assert len(list(data.test)) == len(data.test)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="everything can be read by root")
+def test_files_without_permission_are_skipped(tmp_path):
+    write_classes(tmp_path)
+    (tmp_path / "red" / "0.png").chmod(0)
+    assert [path for path, _ in sources.load(f"folder:{tmp_path}").skipped] == [
+        str(tmp_path / "red" / "0.png")
+    ]
+
+
+def test_strict_refuses_the_first_broken_file_and_counts_the_others(tmp_path):
+    write_classes(tmp_path, count=2)
+    assert sources.load(f"folder:{tmp_path}", strict=True).skipped == ()
+    count = len(write_broken_files(tmp_path / "red"))
+    with pytest.raises(InputError, match=rf"^{count} of {4 + count} images .*/red/bomb.png is"):
+        sources.load(f"folder:{tmp_path}", strict=True)
+
+
+def write_csv(root, text, encoding="utf-8", name="data.csv"):
+    file = root / name
+    file.write_bytes(text.encode(encoding))
+    return f"csv:{file}"
+
+
+def rows(split=""):
+    """Ten rows of the files of `write_classes`."""
+    return [f"{name}/{i}.png,{name}{split}" for name in COLOURS for i in range(5)]
+
+
+def test_csv_without_splits_holds_out_a_fifth(tmp_path):
+    write_classes(tmp_path)
+    data: Any = sources.load(
+        write_csv(tmp_path, "path,label\n" + "\n".join(rows()), name="my x.csv")
+    )
+    assert data.name == "my-x"
+    assert data.source == f"csv:{tmp_path / 'my x.csv'}"
+    assert data.class_names == ("blue", "red")
+    assert (len(data.train), len(data.test)) == (8, 2)
+    for image, label in data.train:
+        assert image.getpixel((0, 0)) == COLOURS[data.class_names[label]]
+    folder: Any = sources.load(f"folder:{tmp_path}")
+    assert data.test.paths == folder.test.paths
+
+
+def test_csv_as_spreadsheets_write_it(tmp_path):
+    write_classes(tmp_path)
+    (tmp_path / "red" / "0.png").rename(tmp_path / "red" / 'naïve, "quoted".png')
+    (tmp_path / "red" / "1.png").rename(tmp_path / "red" / "雪.png")
+    lines = rows()
+    lines[5] = '"red/naïve, ""quoted"".png",red'
+    lines[6] = " red/雪.png , red "
+    lines[7] = f"{tmp_path}/red/2.png,red"  # an absolute path
+    text = "\ufeffNumber,Label,PATH\r\n\r\n"
+    for number, line in enumerate(lines):
+        path, label = line.rsplit(",", 1)
+        text += f"{number},{label},{path}\r\n"
+    data: Any = sources.load(write_csv(tmp_path, text + "\r\n"))
+    assert data.skipped == ()
+    names = {path.name for path in data.train.paths + data.test.paths}
+    assert {"雪.png", 'naïve, "quoted".png'} <= names
+    assert len(data.train) + len(data.test) == 10
+
+
+@pytest.mark.parametrize("held_out", ["val", "test", "validation"])
+def test_csv_with_splits_keeps_them(tmp_path, held_out):
+    write_classes(tmp_path)
+    lines = [f"{row},{held_out if '4.png' in row else 'train'}" for row in rows()]
+    data: Any = sources.load(write_csv(tmp_path, "path,label,split\n" + "\n".join(lines)))
+    assert [path.name for path in data.test.paths] == ["4.png"] * 2
+    assert len(data.train) == 8
+
+
+def test_numbered_csv_classes_keep_the_order_of_the_numbers(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    lines = []
+    for label in range(11):
+        for copy in range(2):
+            Image.new("RGB", (8, 8)).save(tmp_path / f"{label}-{copy}.png")
+            lines.append(f"{label}-{copy}.png,{label}")
+    data = sources.load(write_csv(tmp_path, "path,label\n" + "\n".join(lines)))
+    assert data.class_names == tuple(str(label) for label in range(11))
+
+
+def test_files_that_a_csv_file_names_wrongly_are_skipped(tmp_path):
+    write_classes(tmp_path)
+    source = write_csv(tmp_path, "path,label\n" + "\n".join([*rows(), "gone.png,red", "red,red"]))
+    skipped = dict(sources.load(source).skipped)
+    assert skipped[str(tmp_path / "gone.png")] == "does not exist."
+    assert "folder" in skipped[str(tmp_path / "red")]
+    with pytest.raises(InputError, match=r"2 of 12 images .*gone.png does not exist"):
+        sources.load(source, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no column 'label' in its first line"),
+        ("path,class\n0.png,red", "no column 'label'"),
+        ("path;label\n0.png;red", "no column 'label'.*parted by a comma"),
+        ("red/0.png,red\n", "no column 'label'"),
+        ("path,label\n", "at least two classes; it names 0"),
+        ("path,label\na.png,red\nb.png,red\n", "at least two classes; it names 1"),
+        ("path,label\na.png,red\n\nb.png\n", "line 4, must have a path, a label"),
+        ("path,label\na.png,red\n,blue\n", "line 3, must have a path, a label"),
+        ("path,label\na.png,red,3\n", "line 2, must have .* no more values"),
+        ("path,label\na.png,red\nb.png,red\na.png,blue\n", "a.png' on lines 2 and 4"),
+        ('path,label\na.png,"red\nb.png,red\n', "line 3, cannot be read"),
+        ("path,label,split\na.png,red,dev\n", "line 2: split 'dev' must be one of train"),
+        ("path,label,split\na.png,red,\n", "line 2: split '' must be one of train"),
+        ("path,label,split\na.png,red,val\nb.png,blue,val\n", "training images .* names 0"),
+        (
+            "path,label,split\na,red,train\nb,blue,train\nc,green,val\n",
+            "Class 'green' .* has no training images",
+        ),
+        ("path,label\na.png,red\nb.png,blue\n", "Class 'blue' .* no image that can be read"),
+    ],
+)
+def test_unusable_csv_files_are_refused_in_a_sentence(tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        sources.load(write_csv(tmp_path, text))
+
+
+def test_csv_files_that_cannot_be_read_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"no.csv' cannot be read: No such file"):
+        sources.load(f"csv:{tmp_path / 'no.csv'}")
+    with pytest.raises(InputError, match="is not text in UTF-8"):
+        sources.load(write_csv(tmp_path, "path,label\nä.png,red\n", "latin-1"))
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        sources.load(f"csv:{tmp_path}")
