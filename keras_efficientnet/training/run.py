@@ -6,7 +6,9 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +24,7 @@ from keras_efficientnet.data.sources import DataSet
 from keras_efficientnet.deploy.export import CALIBRATION_IMAGES
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.files import size_in_bytes, written_whole
-from keras_efficientnet.training import checkpoint
+from keras_efficientnet.training import checkpoint, distribution
 from keras_efficientnet.training.freezing import CLASSIFIER
 from keras_efficientnet.training.loop import Execution, fit
 from keras_efficientnet.training.recipes import Recipe, recipe
@@ -56,7 +58,8 @@ def train(
     """Trains a classifier, exports it and checks every exported file.
 
     While it runs, checkpoints are kept in `OUTPUT.partial`. A run that was ended in any
-    way goes on from there when it is called again with `resume` and the same arguments.
+    way goes on from there when it is called again with `resume` and the same arguments. On
+    several hosts (`distribution.on_hosts`) the first process alone reads and writes files.
 
     Args:
         data: a data set or its name, see `data.sources.load`.
@@ -74,7 +77,8 @@ def train(
         execution: how the machine is used.
 
     Returns:
-        The content of the folder's `report.json`, and its path as `output`.
+        The content of the folder's `report.json`, and its path as `output`; the run's settings
+        in a process that writes nothing.
 
     Raises:
         InputError: if something given cannot be used, the loss is no longer finite, or
@@ -102,9 +106,14 @@ def train(
         "accumulation": execution.accumulation,
         "train_images": len(data.train),
     }
-    print(training_recipe.describe(size), file=sys.stderr)
+    distribution.leave_devices_to_jax()
+    working_folder = contextlib.nullcontext()
+    if distribution.is_first():
+        print(training_recipe.describe(size), file=sys.stderr)
+        working_folder = _working_folder(output, settings, overwrite, resume)
 
-    with _working_folder(output, settings, overwrite, resume) as partial:
+    with working_folder as partial:
+        distribution.check_same(settings)
         if execution.deterministic:
             _make_deterministic()
         keras.utils.set_random_seed(seed)
@@ -112,20 +121,21 @@ def train(
         model = _trained(
             variant, data, training_recipe, size, seed, weights, held_out, execution, partial
         )
+        if partial is None:
+            return settings
         info = deploy.ModelInfo(variant.name, data.class_names, size, data.crop_fraction)
         with written_whole(output, overwrite, partial / "output") as folder:
             folder.mkdir()
-            _export(model, data, info, folder)
+            checked = _export(model, data, info, folder, held_out)
             shutil.copy(partial / "history.csv", folder)
             if (partial / "tensorboard").is_dir():
                 shutil.copytree(partial / "tensorboard", folder / "tensorboard")
-            artifacts = {name: folder / file for name, file in ARTIFACTS.items()}
             report = {
                 **settings,
                 "epochs": training_recipe.epochs,
                 "parameters": model.count_params(),
                 "test_images": len(held_out[0]),
-                **deploy.verify(artifacts, "keras", *held_out),
+                **checked,
                 "files": {file: size_in_bytes(folder / file) for file in ARTIFACTS.values()},
                 "seconds": round(time.monotonic() - started, 1),
             }
@@ -145,7 +155,7 @@ def _trained(
     }
     sizes = {stage.image_size for stage in training_recipe.plan(size)}
     shape = (size, size, 3) if sizes == {size} else (None, None, 3)
-    with _policy(execution.precision):
+    with distribution.over_devices(execution.devices), _policy(execution.precision):
         model = variants.EfficientNet(variant, input_shape=shape, **options)
         fresh_from = CLASSIFIER
         if weights is not None:
@@ -161,7 +171,8 @@ def _trained(
             execution=execution,
             folder=partial,
         )
-    _write_history(partial / "history.csv", history)
+    if partial:
+        _write_history(partial / "history.csv", history)
     shipped = variants.EfficientNet(variant, input_shape=(size, size, 3), **options)
     shipped.set_weights(model.get_weights())
     return shipped
@@ -270,18 +281,63 @@ def _held_out(data: DataSet, size: int) -> tuple[np.ndarray, np.ndarray]:
     return pipeline.evaluation_arrays(data.test, size, data.crop_fraction, limit)
 
 
-def _export(model: keras.Model, data: DataSet, info: deploy.ModelInfo, folder: Path) -> None:
+def _export(
+    model: keras.Model,
+    data: DataSet,
+    info: deploy.ModelInfo,
+    folder: Path,
+    held_out: tuple[np.ndarray, np.ndarray],
+) -> dict[str, Any]:
+    """Writes all model files and the labels, and returns what checking them gave."""
     print("Exporting and checking the model files ...", file=sys.stderr)
     calibration, _ = pipeline.evaluation_arrays(
         data.train, info.image_size, info.crop_fraction, CALIBRATION_IMAGES
     )
     deploy.save_keras(model, folder / ARTIFACTS["keras"], info)
-    deploy.export_saved_model(model, folder / ARTIFACTS["saved_model"], info)
-    deploy.export_tflite(model, folder / ARTIFACTS["tflite_float32"], info)
-    deploy.export_tflite(model, folder / ARTIFACTS["tflite_int8"], info, "int8", calibration)
     (folder / "labels.txt").write_text(
         "".join(f"{name}\n" for name in info.class_names), encoding="utf-8"
     )
+    if keras.backend.backend() == "tensorflow":
+        return _convert(model, info, folder, calibration, held_out)
+    return _convert_in_tensorflow(folder, calibration, held_out)
+
+
+def _convert(model, info, folder, calibration, held_out) -> dict[str, Any]:
+    deploy.export_saved_model(model, folder / ARTIFACTS["saved_model"], info)
+    deploy.export_tflite(model, folder / ARTIFACTS["tflite_float32"], info)
+    deploy.export_tflite(model, folder / ARTIFACTS["tflite_int8"], info, "int8", calibration)
+    artifacts = {name: folder / file for name, file in ARTIFACTS.items()}
+    return deploy.verify(artifacts, "keras", *held_out)
+
+
+def _convert_in_tensorflow(folder, calibration, held_out) -> dict[str, Any]:
+    """Calls `_convert` on the saved model in a fresh process, for other backends."""
+    with tempfile.TemporaryDirectory() as aside:
+        arrays, report = Path(aside, "arrays.npz"), Path(aside, "report.json")
+        np.savez(arrays, calibration=calibration, images=held_out[0], labels=held_out[1])
+        # The devices' memory belongs to the backend that has trained.
+        environment = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
+        child = subprocess.run(
+            [sys.executable, "-m", __name__, folder, arrays, report],
+            env={**os.environ, **environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        if child.returncode:
+            raise RuntimeError(f"The export through TensorFlow failed:\n{child.stderr}")
+        return json.loads(report.read_text(encoding="utf-8"))
+
+
+def _main(folder: str, arrays_path: str, report_path: str) -> None:
+    model = keras.saving.load_model(Path(folder, ARTIFACTS["keras"]), compile=False)
+    info = deploy.read_info(Path(folder, ARTIFACTS["keras"]))
+    assert info
+    with np.load(arrays_path) as arrays:
+        held_out = (arrays["images"], arrays["labels"])
+        report = _convert(model, info, Path(folder), arrays["calibration"], held_out)
+    Path(report_path).write_text(json.dumps(report), encoding="utf-8")
 
 
 def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
@@ -289,3 +345,7 @@ def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(history[0]))
         writer.writeheader()
         writer.writerows(history)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
