@@ -23,12 +23,22 @@ def data_options(flag: str, help_text: str, **settings: Any) -> Callable:
         @click.option(flag, "source", help=help_text, **settings)
         @click.option("--train-split", help="With tfds: training split, such as 'train[:80%]'.")
         @click.option("--test-split", help="With tfds: held-out split.")
+        @click.option(
+            "--strict-data",
+            is_flag=True,
+            help="Fail on an image that cannot be decoded, rather than leave it out.",
+        )
         @wraps(command)
-        def with_data(source, train_split, test_split, **options):
+        def with_data(source, train_split, test_split, strict_data, **options):
             def load_data():
                 from keras_efficientnet.data import sources
 
-                return sources.load(source, train_split=train_split, test_split=test_split)
+                data = sources.load(
+                    source, train_split=train_split, test_split=test_split, strict=strict_data
+                )
+                for file, why in data.skipped:
+                    click.echo(f"Left out {file}: {why}", err=True)
+                return data
 
             return command(load_data=load_data if source else None, **options)
 
@@ -38,8 +48,8 @@ def data_options(flag: str, help_text: str, **settings: Any) -> Callable:
 
 
 DATA_HELP = (
-    "digits, folder:DIR (one folder of images for each class, with or without train/ and val/) "
-    "or tfds:NAME."
+    "digits, folder:DIR (one folder of images for each class, with or without train/ and val/), "
+    "csv:FILE (columns path and label) or tfds:NAME."
 )
 
 

@@ -42,7 +42,7 @@ class WeightAverage(keras.callbacks.Callback):
         super().set_model(model)
         if not self.averages:
             self.averages = [
-                keras.Variable(weight, trainable=False, dtype=weight.dtype, name="average")
+                keras.Variable(_copy(weight), trainable=False, dtype=weight.dtype, name="average")
                 for weight in model.weights
             ]
             self._update = _compiled_update(self.averages, model.weights)
@@ -83,7 +83,7 @@ class WeightAverage(keras.callbacks.Callback):
             weights = self.model.weights
             self._raw = [keras.ops.convert_to_numpy(weight) for weight in weights]
             for weight, average in zip(weights, self.averages, strict=True):
-                weight.assign(average)
+                weight.assign(_copy(average))
 
     def _swap_out(self):
         if self._raw is not None:
@@ -96,6 +96,11 @@ def sync(model: keras.Model) -> None:
     """Brings a model's variables up to date: under JAX, `fit` holds them elsewhere."""
     if keras.backend.backend() == "jax":
         model.jax_state_sync()
+
+
+def _copy(variable) -> Any:
+    """Reads a variable. JAX's training step gives up the arrays it is handed."""
+    return keras.ops.copy(variable) if keras.backend.backend() == "jax" else variable
 
 
 def _compiled_update(averages: list, weights: list):

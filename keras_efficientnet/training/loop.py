@@ -9,15 +9,15 @@ import keras
 import numpy as np
 
 from keras_efficientnet.data import pipeline
-from keras_efficientnet.data.sources import DataSet
+from keras_efficientnet.data.dataset import DataSet
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.training import checkpoint
+from keras_efficientnet.training import checkpoint, distribution
 from keras_efficientnet.training.averaging import WeightAverage, sync
 from keras_efficientnet.training.freezing import CLASSIFIER, learn_from
 from keras_efficientnet.training.progress import ProgressBar, StopOnNaN
 from keras_efficientnet.training.recipes import Recipe, Stage
 
-VALIDATION_BATCH = 64
+VALIDATION_BATCH = 64  # images to a device
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -36,6 +36,8 @@ class Execution:
         deterministic: use TensorFlow operations only that give the same bits every time.
         class_weights: weigh the loss so that every class counts the same.
         tensorboard: write event files into the run's folder.
+        devices: of this host that share each batch; None for all GPUs, see
+            `distribution.over_devices`. `fit` takes the model and devices that it is given.
     """
 
     accumulation: int = 1
@@ -45,6 +47,7 @@ class Execution:
     deterministic: bool = False
     class_weights: bool = False
     tensorboard: bool = False
+    devices: int | None = None
 
     def __post_init__(self):
         """Refuses values that cannot be run with."""
@@ -85,7 +88,8 @@ def fit(
         held_out: prepared images and class indices, evaluated after each epoch.
         fresh_from: first layer without pretrained weights, for fine-tuning.
         execution: how the machine is used; `Execution()` if None.
-        folder: where checkpoints are kept; what is there is resumed. None for none.
+        folder: where checkpoints are kept; what is there is resumed. None for none, and in
+            all but the first process of several hosts.
 
     Returns:
         One record for each epoch: its number from 1, stage, image size, the metrics, and
@@ -122,7 +126,8 @@ class _Run:
         self, model, data, recipe, image_size, seed, held_out, fresh_from, execution, folder
     ):
         self.model, self.data, self.recipe = model, data, recipe
-        self.seed, self.held_out, self.fresh_from = seed, held_out, fresh_from
+        self.seed, self.fresh_from = seed, fresh_from
+        self.held_out = held_out and distribution.share_of_held_out(*held_out)
         self.execution, self.folder = execution, folder
         accumulation = execution.accumulation
         self.batch_size, rest = divmod(recipe.batch_size, accumulation)
@@ -130,6 +135,12 @@ class _Run:
             raise InputError(
                 f"batch_size={recipe.batch_size} cannot be cut into accumulation={accumulation} "
                 "equal parts."
+            )
+        devices = distribution.device_count()
+        if self.batch_size % devices:
+            raise InputError(
+                f"Batches of {self.batch_size} images cannot be shared equally by {devices} "
+                "devices; change --batch-size."
             )
         steps = len(data.train) // recipe.batch_size * accumulation
         self.steps_per_epoch = steps // execution.steps_per_execution
@@ -142,7 +153,8 @@ class _Run:
         self.history: list[dict[str, Any]] = []
         self.sums: dict[str, np.ndarray] = {}
         self.steps_done = self.epochs_entered = 0
-        self.saved = checkpoint.load_newest(folder) if folder else None
+        newest = checkpoint.load_newest(folder) if folder else None
+        self.saved = distribution.from_first(newest)
         if self.saved:
             self.steps_done, self.history = self.saved[1]["step"], self.saved[1]["history"]
         self.average = WeightAverage(recipe.ema_decay, accumulation) if recipe.ema_decay else None
@@ -205,12 +217,15 @@ class _Run:
         batches = pipeline.training_batches(
             self.data,
             stage.image_size,
-            self.batch_size,
+            self.batch_size // distribution.shard()[1],
             self.seed,
             start_step=self.steps_done,
+            shard=distribution.shard(),
             augmentation=stage.augmentation,
         )
-        callbacks: list[keras.callbacks.Callback] = [StopOnNaN(), self.bar]
+        callbacks: list[keras.callbacks.Callback] = [StopOnNaN()]
+        if distribution.is_first():
+            callbacks.append(self.bar)
         if self.average:
             callbacks.append(self.average)
         callbacks.append(_Record(self, stage))
@@ -225,7 +240,7 @@ class _Run:
             epochs=end,
             steps_per_epoch=steps,
             validation_data=self.held_out,
-            validation_batch_size=VALIDATION_BATCH,
+            validation_batch_size=VALIDATION_BATCH * distribution.devices_here(),
             class_weight=weights,
             shuffle=False,  # the batches come shuffled
             verbose=0,
@@ -270,8 +285,9 @@ class _Run:
             self.average.steps = state["averaged"]
         # Metrics have no variables before their first batch.
         size = self.model.input_shape[1] or self.model.input_shape[2] or 32
-        blank = np.zeros((1, size, size, self.model.input_shape[-1]), np.uint8)
-        self.model.test_on_batch(blank, np.zeros(1, np.int64))
+        count = distribution.devices_here()
+        blank = np.zeros((count, size, size, self.model.input_shape[-1]), np.uint8)
+        self.model.test_on_batch(blank, np.zeros(count, np.int64))
         self.model.test_function = None  # traced for a batch like no other
         checkpoint.restore({**self.variables(), **self.metrics()}, tensors)
         self.sums = {name: tensors[name] for name in self.metrics()}

@@ -6,7 +6,9 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,11 +21,11 @@ from filelock import FileLock, Timeout
 
 from keras_efficientnet import deploy, scaling, spec, variants
 from keras_efficientnet.data import pipeline, sources
-from keras_efficientnet.data.sources import DataSet
+from keras_efficientnet.data.dataset import DataSet
 from keras_efficientnet.deploy.export import CALIBRATION_IMAGES
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.files import size_in_bytes, written_whole
-from keras_efficientnet.training import checkpoint
+from keras_efficientnet.training import checkpoint, distribution
 from keras_efficientnet.training.freezing import CLASSIFIER
 from keras_efficientnet.training.loop import Execution, fit
 from keras_efficientnet.training.recipes import Recipe, recipe
@@ -57,7 +59,8 @@ def train(
     """Trains a classifier, exports it and checks every exported file.
 
     While it runs, checkpoints are kept in `OUTPUT.partial`. A run that was ended in any
-    way goes on from there when it is called again with `resume` and the same arguments.
+    way goes on from there when it is called again with `resume` and the same arguments. On
+    several hosts (`distribution.on_hosts`) the first process alone reads and writes files.
 
     Args:
         data: a data set or its name, see `data.sources.load`.
@@ -76,7 +79,8 @@ def train(
         execution: how the machine is used; `Execution()` if None.
 
     Returns:
-        The content of the folder's `report.json`, and its path as `output`.
+        The content of the folder's `report.json`, and its path as `output`; the settings in
+        a process that writes nothing.
 
     Raises:
         InputError: if something given cannot be used, the loss is no longer finite, or
@@ -105,15 +109,24 @@ def train(
         execution=execution or Execution(),
     )
     output = Path(output or OUTPUT_ROOT / f"{data.name}-{variant.name.lower()}")
-    print(job.recipe.describe(job.train_image_size), file=sys.stderr)
-    with _working_folder(output, job.settings(), overwrite, resume) as partial:
-        if resume and not overwrite and (finished := _finished(output, job.settings())):
+    distribution.leave_devices_to_jax()
+    settings = job.settings()
+    working_folder = contextlib.nullcontext()
+    if distribution.is_first():
+        print(job.recipe.describe(job.train_image_size), file=sys.stderr)
+        working_folder = _working_folder(output, settings, overwrite, resume)
+    with working_folder as partial:
+        distribution.check_same(settings)
+        finished = _finished(output, settings) if partial and not overwrite else None
+        if finished := distribution.same_for_all(finished):
             return {**finished, "output": str(output)}
         if job.execution.deterministic:
             _make_deterministic()
         keras.utils.set_random_seed(seed)
         held_out = job.held_out()
         model = _trained(job, held_out, partial)
+        if partial is None:
+            return settings
         with written_whole(output, overwrite, partial / "output") as folder:
             folder.mkdir()
             report = _export(job, model, held_out, folder)
@@ -173,10 +186,12 @@ class _Job:
         )
 
 
-def _trained(job: _Job, held_out: tuple[np.ndarray, np.ndarray], partial: Path) -> keras.Model:
+def _trained(
+    job: _Job, held_out: tuple[np.ndarray, np.ndarray], partial: Path | None
+) -> keras.Model:
     """Builds the network, trains it, and returns it as it is shipped: float32, of one size."""
     sizes = {stage.image_size for stage in job.recipe.plan(job.train_image_size)}
-    with _policy(job.execution.precision):
+    with distribution.over_devices(job.execution.devices), _policy(job.execution.precision):
         model = job.network(job.image_size if sizes == {job.image_size} else None)
         fresh_from = CLASSIFIER
         if job.weights is not None:
@@ -192,7 +207,8 @@ def _trained(job: _Job, held_out: tuple[np.ndarray, np.ndarray], partial: Path) 
             execution=job.execution,
             folder=partial,
         )
-    _write_history(partial / "history.csv", history)
+    if partial:
+        _write_history(partial / "history.csv", history)
     shipped = job.network(job.image_size)
     shipped.set_weights(model.get_weights())
     return shipped
@@ -337,22 +353,61 @@ def _export(job: _Job, model: keras.Model, held_out, folder: Path) -> dict[str, 
     calibration, _ = pipeline.evaluation_arrays(
         data.train, info.image_size, info.crop_fraction, CALIBRATION_IMAGES
     )
-    paths = {name: folder / file for name, file in ARTIFACTS.items()}
-    deploy.save_keras(model, paths["keras"], info)
-    deploy.export_saved_model(model, paths["saved_model"], info)
-    deploy.export_tflite(model, paths["tflite_float32"], info)
-    deploy.export_tflite(model, paths["tflite_int8"], info, "int8", calibration)
+    deploy.save_keras(model, folder / ARTIFACTS["keras"], info)
     (folder / "labels.txt").write_text(
         "".join(f"{name}\n" for name in info.class_names), encoding="utf-8"
     )
+    if keras.backend.backend() == "tensorflow":
+        checked = _convert(model, info, folder, calibration, held_out)
+    else:
+        checked = _convert_in_tensorflow(folder, calibration, held_out)
     return {
         **job.settings(),
         "epochs": job.recipe.epochs,
         "parameters": model.count_params(),
         "test_images": len(held_out[0]),
-        **deploy.verify(paths, "keras", *held_out),
-        "files": {path.name: size_in_bytes(path) for path in paths.values()},
+        "skipped": [{"file": file, "reason": why} for file, why in data.skipped],
+        **checked,
+        "files": {file: size_in_bytes(folder / file) for file in ARTIFACTS.values()},
     }
+
+
+def _convert(model, info, folder, calibration, held_out) -> dict[str, Any]:
+    deploy.export_saved_model(model, folder / ARTIFACTS["saved_model"], info)
+    deploy.export_tflite(model, folder / ARTIFACTS["tflite_float32"], info)
+    deploy.export_tflite(model, folder / ARTIFACTS["tflite_int8"], info, "int8", calibration)
+    artifacts = {name: folder / file for name, file in ARTIFACTS.items()}
+    return deploy.verify(artifacts, "keras", *held_out)
+
+
+def _convert_in_tensorflow(folder, calibration, held_out) -> dict[str, Any]:
+    """Calls `_convert` on the saved model in a fresh process, for other backends."""
+    with tempfile.TemporaryDirectory() as aside:
+        arrays, report = Path(aside, "arrays.npz"), Path(aside, "report.json")
+        np.savez(arrays, calibration=calibration, images=held_out[0], labels=held_out[1])
+        # The devices' memory belongs to the backend that has trained.
+        environment = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
+        child = subprocess.run(
+            [sys.executable, "-m", __name__, folder, arrays, report],
+            env={**os.environ, **environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        if child.returncode:
+            raise RuntimeError(f"The export through TensorFlow failed:\n{child.stderr}")
+        return json.loads(report.read_text(encoding="utf-8"))
+
+
+def _main(folder: str, arrays_path: str, report_path: str) -> None:
+    model = keras.saving.load_model(Path(folder, ARTIFACTS["keras"]), compile=False)
+    info = deploy.read_info(Path(folder, ARTIFACTS["keras"]))
+    assert info
+    with np.load(arrays_path) as arrays:
+        held_out = (arrays["images"], arrays["labels"])
+        report = _convert(model, info, Path(folder), arrays["calibration"], held_out)
+    Path(report_path).write_text(json.dumps(report), encoding="utf-8")
 
 
 def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
@@ -360,3 +415,7 @@ def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(history[0]))
         writer.writeheader()
         writer.writerows(history)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
