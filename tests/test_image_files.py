@@ -87,7 +87,7 @@ def test_unusable_folders_are_refused_in_a_sentence(tmp_path, break_folder, mess
 def png_that_says_it_is(width, height):
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    return b"\x89PNG\r\n\x1a\n" + chunk
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 9) + b"IDAT"
 
 
 def write_broken_files(folder):
@@ -166,7 +166,9 @@ def test_strict_refuses_the_first_broken_file_and_counts_the_others(tmp_path):
     write_classes(tmp_path, count=2)
     assert sources.load(f"folder:{tmp_path}", strict=True).skipped == ()
     count = len(write_broken_files(tmp_path / "red"))
-    with pytest.raises(InputError, match=rf"^{count} of {4 + count} images .*/red/bomb.png is"):
+    with pytest.raises(
+        InputError, match=rf"^{count} of {4 + count} images .*/red/bomb.png has too many"
+    ):
         sources.load(f"folder:{tmp_path}", strict=True)
 
 

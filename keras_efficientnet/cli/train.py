@@ -76,6 +76,17 @@ from keras_efficientnet.errors import InputError
     show_default=True,
     help="Batches between two calls from Python; more keeps an accelerator busy.",
 )
+@click.option(
+    "--devices",
+    type=int,
+    help="Devices of this host to share each batch. [default: all GPUs]",
+)
+@click.option(
+    "--hosts",
+    metavar="HOST:PORT,...",
+    help="Train on several hosts, with KERAS_BACKEND=jax: all their addresses, in order.",
+)
+@click.option("--process-id", type=int, help="With --hosts: this process' place, from 0.")
 @click.option("--deterministic", is_flag=True, help="Give the same bits every time; slower.")
 @click.option("--tensorboard", is_flag=True, help="Write event files for TensorBoard.")
 @click.option(
@@ -105,6 +116,9 @@ def train(
     precision,
     accumulation,
     steps_per_execution,
+    devices,
+    hosts,
+    process_id,
     deterministic,
     tensorboard,
     checkpoint_seconds,
@@ -123,39 +137,53 @@ def train(
       keras-efficientnet train --data folder:photos --recipe finetune --weights imagenet
       keras-efficientnet train --data tfds:imagenet2012 --model B3 --recipe paper
       keras-efficientnet train --data folder:photos --set policy=rand --set magnitude=15
+      KERAS_BACKEND=jax keras-efficientnet train --hosts 10.0.0.1:8476,10.0.0.2:8476 --process-id 0
     """
     from keras_efficientnet import scaling
+    from keras_efficientnet.training import distribution
 
-    scaling.get_variant(variant)  # before the seconds that TensorFlow takes to load
-    import_tensorflow()
-    from keras_efficientnet.training import Execution
-    from keras_efficientnet.training.recipes import REFERENCE_BATCH_SIZE, recipe
-    from keras_efficientnet.training.run import train as run
-
+    # What is wrong shows before the seconds that TensorFlow takes to load.
+    scaling.get_variant(variant)
+    distribution.check_jax()
+    if (hosts is None) != (process_id is None):
+        raise InputError("--hosts and --process-id go together.")
     overrides = dict(_setting(text) for text in settings)
     overrides |= {
         name: value
         for name, value in (("epochs", epochs), ("batch_size", batch_size))
         if value is not None
     }
-    if learning_rate is not None:
-        batch = recipe(recipe_name, variant, **overrides).batch_size
-        overrides["base_learning_rate"] = learning_rate * REFERENCE_BATCH_SIZE / batch
-    report = run(
-        load_data(),
-        variant,
-        training_recipe=recipe(recipe_name, variant, **overrides),
-        execution=Execution(
-            accumulation=accumulation,
-            steps_per_execution=steps_per_execution,
-            checkpoint_seconds=checkpoint_seconds,
-            precision=precision,
-            deterministic=deterministic,
-            class_weights=class_weights,
-            tensorboard=tensorboard,
-        ),
-        **options,
-    )
+
+    def run():
+        import_tensorflow()
+        from keras_efficientnet.training import Execution
+        from keras_efficientnet.training.recipes import REFERENCE_BATCH_SIZE, recipe
+        from keras_efficientnet.training.run import train
+
+        if learning_rate is not None:
+            batch = recipe(recipe_name, variant, **overrides).batch_size
+            overrides["base_learning_rate"] = learning_rate * REFERENCE_BATCH_SIZE / batch
+        return train(
+            load_data(),
+            variant,
+            training_recipe=recipe(recipe_name, variant, **overrides),
+            execution=Execution(
+                accumulation=accumulation,
+                steps_per_execution=steps_per_execution,
+                checkpoint_seconds=checkpoint_seconds,
+                precision=precision,
+                deterministic=deterministic,
+                class_weights=class_weights,
+                tensorboard=tensorboard,
+                devices=devices,
+            ),
+            **options,
+        )
+
+    report = distribution.on_hosts(run, hosts, process_id) if hosts else run()
+    if process_id:
+        click.echo(f"Process 0 has exported and checked the model of process {process_id} too.")
+        return
     if as_json:
         print_json(report)
         return

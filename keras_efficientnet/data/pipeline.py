@@ -122,6 +122,7 @@ def training_batches(
     if count > 1:
         stream = stream.filter(lambda position, _: position % step_size // batch_size == index)
 
+    @tf.autograph.experimental.do_not_convert  # it would find nothing, slowly
     def augment(position, record):
         image, orientation, label = decode(record)
         key = tf.stack([tf.constant(seed, tf.int64), position])
@@ -133,6 +134,7 @@ def training_batches(
     batches = stream.map(augment, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True)
     if augmentation.mixes:
 
+        @tf.autograph.experimental.do_not_convert
         def mix(step, batch):
             # Positions are never negative, so no image has this key.
             key = tf.stack([tf.constant(seed, tf.int64), -1 - step])

@@ -1,4 +1,6 @@
 from .averaging import WeightAverage as WeightAverage
+from .distribution import on_hosts as on_hosts
+from .distribution import over_devices as over_devices
 from .freezing import freeze_batch_norm as freeze_batch_norm
 from .freezing import unfreeze_from as unfreeze_from
 from .loop import Execution as Execution

@@ -31,6 +31,8 @@ from keras_efficientnet.errors import InputError
 
 Result = TypeVar("Result")
 
+CONNECTED = "connected"
+
 # A process that has not been heard of for so long is lost, and the run with it.
 HEARTBEAT_SECONDS = 20
 CONNECT_SECONDS = 120
@@ -86,6 +88,7 @@ def on_hosts(
     check_jax()
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
+    connected = False
     with tempfile.TemporaryFile() as notes:
         child = context.Process(
             target=_child, args=(work, addresses, process_id, connect_seconds, sender, notes)
@@ -93,27 +96,37 @@ def on_hosts(
         child.start()
         sender.close()
         try:
-            done, outcome = receiver.recv()
+            message = receiver.recv()
+            if connected := message == CONNECTED:
+                message = receiver.recv()
             child.join()
         except EOFError:  # it died without a word
             child.join()
             notes.seek(0)
-            done, outcome = False, _cause_of_death(child.exitcode, notes.read())
+            if not connected:
+                raise InputError(
+                    f"Process {process_id} could not join the {len(addresses)} processes of the "
+                    f"run; check that each is started with its own number, and that {addresses[0]} "
+                    "is free on the first host and can be reached from the others."
+                ) from None
+            message = False, _cause_of_death(child.exitcode, notes.read())
         finally:
             child.kill()  # nothing where it has ended
+    done, outcome = message
     if done:
         return outcome
     raise outcome
 
 
 def _child(work, addresses, process_id, connect_seconds, sender, notes) -> None:
-    """Does the work and sends `(True, result)` or `(False, exception)`."""
+    """Sends that it is connected, does the work, sends `(True, result)` or `(False, error)`."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Native code's notes, such as the stack trace of its abort, are not for users.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     os.dup2(notes.fileno(), 2)
     try:
         _connect(addresses, process_id, connect_seconds)
+        sender.send(CONNECTED)
         try:
             result = work()
         except (InputError, OSError):
@@ -164,12 +177,8 @@ def _connect(addresses: list[str], process_id: int, seconds: int) -> None:
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
-    except Exception as error:  # jaxlib's own types
-        raise InputError(
-            f"Process {process_id} could not join the {len(addresses)} processes of "
-            f"{addresses[0]} within {seconds} s; check that all of them are started and that "
-            "this address can be reached from every host."
-        ) from error
+    except Exception:  # jaxlib's own types, where it does not abort
+        os._exit(1)
 
 
 def _cause_of_death(code: int | None, notes: bytes) -> BaseException:
