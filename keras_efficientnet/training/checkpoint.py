@@ -75,6 +75,12 @@ def newest_step(folder: Path) -> int:
     return int(newest.stem.removeprefix("step-")) if newest else -1
 
 
+def remove(folder: Path) -> None:
+    """Removes all checkpoints."""
+    for path in _newest_first(folder):
+        path.unlink(missing_ok=True)
+
+
 def variables_of(**groups: list) -> dict[str, Any]:
     """Names the variables of a run by the order in which building it makes them.
 

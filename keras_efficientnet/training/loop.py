@@ -1,5 +1,6 @@
 """The training loop: stages of `model.fit` that can be interrupted and resumed anywhere."""
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -340,13 +341,14 @@ class _Checkpoint(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         # The end of an epoch is saved when its record is complete.
         if self.run.steps_done % self.run.steps_per_epoch:
-            self._save_if(False)
+            self._save_if(False, logs)
 
     def on_epoch_end(self, epoch, logs=None):
-        self._save_if(epoch + 1 == self.run.epochs_entered)
+        self._save_if(epoch + 1 == self.run.epochs_entered, logs)
 
-    def _save_if(self, at_all_events):
+    def _save_if(self, at_all_events, logs):
         waited = time.monotonic() - self.last
         if at_all_events or waited >= self.run.execution.checkpoint_seconds:
-            self.run.save()
+            if math.isfinite((logs or {}).get("loss", 0)):  # or the run is about to end
+                self.run.save()
             self.last = time.monotonic()

@@ -271,9 +271,11 @@ def _working_folder(
                 "--overwrite to start anew."
             )
         yield partial
+        checkpoint.remove(partial)
     finally:
         lock.release()
-    shutil.rmtree(partial)
+        if checkpoint.newest_step(partial) < 0:  # nothing to go on with
+            shutil.rmtree(partial)
 
 
 def _refuse_existing(output: Path, may_exist: bool) -> None:
