@@ -4,6 +4,7 @@ from . import deploy as deploy
 from . import layers as layers
 from . import scaling as scaling
 from . import spec as spec
+from . import study as study
 from . import training as training
 from . import weights as weights
 from ._version import __version__ as __version__

@@ -35,6 +35,7 @@ ALLOWED = {
     "data": {"errors", "spec", "scaling"},
     "deploy": CORE | {"data", "files", "quiet"},
     "training": CORE | {"data", "deploy", "files", "quiet"},
+    "study": CORE | {"data", "deploy", "training", "files", "quiet"},
 }
 
 

@@ -445,6 +445,8 @@ def _named(name: str, variant: scaling.Variant | None, overrides: dict[str, Any]
         batch_size=32,
         drop_connect_rate=0.1,
         batch_norm_momentum=0.9,
+        # Weights that are good already want smaller steps than random ones.
+        base_learning_rate=paper.base_learning_rate / 4,
         augmentation=Augmentation(min_crop_area=0.3),
         fine_tuning=FineTuning(head_epochs=min(FineTuning.head_epochs, epochs // 2)),
     )

@@ -273,9 +273,9 @@ def _working_folder(
         yield partial
         checkpoint.remove(partial)
     finally:
-        lock.release()
         if checkpoint.newest_step(partial) < 0:  # nothing to go on with
             shutil.rmtree(partial)
+        lock.release()
 
 
 def _refuse_existing(output: Path, may_exist: bool) -> None:

@@ -1,0 +1,109 @@
+"""Exercise 4: progressive against fixed resolution, from random weights on equal epochs.
+
+    python examples/progressive_training.py --data folder:cifar10
+
+Every run sees the same images for as many epochs and ends at the same size. Progressive
+training begins with smaller images and weaker regularization; `fixed` has the last stage's
+from the start. With several seeds, the accuracy's spread is given.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import keras
+from compare_with_resnet50 import smaller
+from rich.console import Console
+from rich.table import Table
+
+import keras_efficientnet as ke
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="folder:DIR, csv:FILE or tfds:NAME")
+    parser.add_argument("--model", default="B0", help="variant, such as B0 or V2-S")
+    parser.add_argument("--train-images", type=int, default=5000, help="0 for all")
+    parser.add_argument("--test-images", type=int, default=2000, help="0 for all")
+    parser.add_argument("--image-size", type=int, default=64, help="of the last stage")
+    parser.add_argument("--first-size", type=int, default=32, help="that the growth begins from")
+    parser.add_argument("--stages", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args()
+
+    data = smaller(ke.data.load(options.data), options.train_images, options.test_images)
+    runs = [
+        measure(kind, stages, seed, data, options)
+        for seed in range(options.seeds)
+        for kind, stages in (("fixed", 1), ("progressive", options.stages))
+    ]
+    show(runs)
+    if options.json:
+        figures = {**vars(options), "json": None, "runs": runs}
+        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def measure(kind: str, stages: int, seed: int, data: ke.data.DataSet, options) -> dict:
+    """Trains once; a fixed resolution is a progression of one stage."""
+    small = ke.training.recipe("small", epochs=options.epochs, batch_size=options.batch_size)
+    recipe = ke.training.recipe(
+        "v2-progressive",
+        options.model,
+        **{
+            # From scratch in few epochs: the schedule of the small recipe.
+            name: getattr(small, name)
+            for name in (
+                *("epochs", "batch_size", "base_learning_rate", "warmup_epochs", "decay_epochs"),
+                *("initial_mean_square", "l2", "ema_decay", "drop_connect_rate"),
+            )
+        },
+        stages=stages,
+        image_size=options.first_size,
+        min_crop_area=small.augmentation.min_crop_area,
+    )
+    print(f"{kind}, seed {seed}\n{recipe.describe(options.image_size)}")
+    keras.utils.set_random_seed(seed)
+    model = ke.EfficientNet(
+        options.model,
+        input_shape=(None, None, 3),
+        classes=len(data.class_names),
+        drop_connect_rate=recipe.drop_connect_rate,
+    )
+    held_out = ke.data.evaluation_arrays(
+        data.test, options.image_size, data.crop_fraction, len(data.test)
+    )
+    started = time.perf_counter()
+    history = ke.training.fit(
+        model, data, recipe, image_size=options.image_size, seed=seed, held_out=held_out
+    )
+    return {
+        "kind": kind,
+        "seed": seed,
+        "accuracy": history[-1]["val_accuracy"],
+        "seconds": time.perf_counter() - started,
+        "history": history,
+    }
+
+
+def show(runs: list[dict]) -> None:
+    table = Table("resolution", "accuracy", "time")
+    fixed_seconds = statistics.mean(run["seconds"] for run in runs if run["kind"] == "fixed")
+    for kind in ("fixed", "progressive"):
+        accuracies = [100 * run["accuracy"] for run in runs if run["kind"] == kind]
+        seconds = statistics.mean(run["seconds"] for run in runs if run["kind"] == kind)
+        spread = f" ± {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
+        table.add_row(
+            kind,
+            f"{statistics.mean(accuracies):.1f}{spread} %",
+            f"{seconds / fixed_seconds:.2f}x",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Counts what any Keras network costs, to set it beside `ke.cost`."""
+
+import math
+
+import keras
+
+from keras_efficientnet.errors import InputError
+from keras_efficientnet.layers import SqueezeExcite
+
+
+def multiply_adds(model: keras.Model) -> int:
+    """Counts the multiply-adds of a network for one image, as `ke.cost` does.
+
+    Convolutions, dense layers and this package's squeeze-and-excitation count; all else is
+    free.
+
+    Args:
+        model: a functional network, such as one of keras.applications, with a fixed input
+            size.
+
+    Raises:
+        InputError: if the size is free.
+    """
+    total = 0
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            total += multiply_adds(layer)
+        # One multiplication for each weight of the kernel at every place of the output.
+        elif isinstance(layer, keras.layers.DepthwiseConv2D):
+            total += layer.kernel.shape[0] * layer.kernel.shape[1] * _size(layer)
+        elif isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+            total += math.prod(layer.kernel.shape[:-1]) * _size(layer)
+        elif isinstance(layer, SqueezeExcite):  # its two see one pixel
+            total += math.prod(layer.reduce.kernel.shape) + math.prod(layer.expand.kernel.shape)
+    return total
+
+
+def _size(layer) -> int:
+    """Values of a layer's output for one image."""
+    shape = layer.output.shape[1:]
+    if None in shape:
+        raise InputError(
+            f"Layer {layer.name!r} has output {shape}; build the network with a fixed input size "
+            "to count its multiply-adds."
+        )
+    return math.prod(shape)
