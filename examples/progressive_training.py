@@ -1,6 +1,8 @@
-"""Exercise 4: progressive against fixed resolution, from random weights on equal epochs.
+"""Exercise 4: progressive against fixed resolution on equal epochs.
 
-    python examples/progressive_training.py --data folder:cifar10
+    python examples/progressive_training.py --data folder:flowers --weights imagenet
+    python examples/progressive_training.py --data folder:cifar10 --image-size 64 \
+        --first-size 32 --train-images 5000 --test-images 2000
 
 Every run sees the same images for as many epochs and ends at the same size. Progressive
 training begins with smaller images and weaker regularization; `fixed` has the last stage's
@@ -25,13 +27,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="folder:DIR, csv:FILE or tfds:NAME")
     parser.add_argument("--model", default="B0", help="variant, such as B0 or V2-S")
-    parser.add_argument("--train-images", type=int, default=5000, help="0 for all")
-    parser.add_argument("--test-images", type=int, default=2000, help="0 for all")
-    parser.add_argument("--image-size", type=int, default=64, help="of the last stage")
-    parser.add_argument("--first-size", type=int, default=32, help="that the growth begins from")
-    parser.add_argument("--stages", type=int, default=4)
+    parser.add_argument("--weights", help="published name or file; random if not given")
+    parser.add_argument("--train-images", type=int, default=0, help="0 for all")
+    parser.add_argument("--test-images", type=int, default=0, help="0 for all")
+    parser.add_argument("--image-size", type=int, default=192, help="of the last stage")
+    parser.add_argument("--first-size", type=int, default=96, help="that the growth begins from")
+    parser.add_argument("--stages", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
@@ -50,21 +52,17 @@ def main():
 
 def measure(kind: str, stages: int, seed: int, data: ke.data.DataSet, options) -> dict:
     """Trains once; a fixed resolution is a progression of one stage."""
-    small = ke.training.recipe("small", epochs=options.epochs, batch_size=options.batch_size)
+    # Few epochs: the schedule and the batch of the recipe for that.
+    short = ke.training.recipe("finetune" if options.weights else "small", epochs=options.epochs)
+    names = ("epochs", "batch_size", "base_learning_rate", "warmup_epochs", "decay_epochs")
+    names += ("initial_mean_square", "l2", "ema_decay", "drop_connect_rate", "batch_norm_momentum")
     recipe = ke.training.recipe(
         "v2-progressive",
         options.model,
-        **{
-            # From scratch in few epochs: the schedule of the small recipe.
-            name: getattr(small, name)
-            for name in (
-                *("epochs", "batch_size", "base_learning_rate", "warmup_epochs", "decay_epochs"),
-                *("initial_mean_square", "l2", "ema_decay", "drop_connect_rate"),
-            )
-        },
+        **{name: getattr(short, name) for name in names},
         stages=stages,
         image_size=options.first_size,
-        min_crop_area=small.augmentation.min_crop_area,
+        min_crop_area=short.augmentation.min_crop_area,
     )
     print(f"{kind}, seed {seed}\n{recipe.describe(options.image_size)}")
     keras.utils.set_random_seed(seed)
@@ -74,6 +72,8 @@ def measure(kind: str, stages: int, seed: int, data: ke.data.DataSet, options) -
         classes=len(data.class_names),
         drop_connect_rate=recipe.drop_connect_rate,
     )
+    if options.weights:
+        ke.load_weights(model, options.weights, strict=False)
     held_out = ke.data.evaluation_arrays(
         data.test, options.image_size, data.crop_fraction, len(data.test)
     )

@@ -15,6 +15,7 @@ from PIL import Image
 
 import keras_efficientnet as ke
 from keras_efficientnet import deploy, spec
+from keras_efficientnet.cli import group
 from keras_efficientnet.data.pipeline import evaluation_arrays
 from keras_efficientnet.training import fit, recipe, train
 
@@ -268,6 +269,43 @@ def test_bad_input_ends_in_one_sentence(trained, photos, tmp_path):
     ):
         assert message in complaint(*arguments, cwd=tmp_path)
     assert list(tmp_path.rglob("*")) in ([], [tmp_path / "saved_models"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--recipe", "tiny"], "choose paper, small, finetune, v2-progressive"),
+        (["--recipe", "finetune"], "needs weights to start from; pass --weights"),
+        (["--set", "magnitude"], "NAME=VALUE"),
+        (["--set", "magnitud=3"], "no 'magnitud'; it has .*magnitude"),
+        (["--set", "policy=random"], "policy='random' must be one of none, rand, auto"),
+        (["--set", "epochs=many"], "epochs='many' must be a whole number"),
+        (["--precision", "int4"], "precision='int4' must be one of float32"),
+        (["--accumulation", "0"], "accumulation=0 must be at least 1"),
+        (["--hosts", "a:1"], "--hosts and --process-id go together"),
+        (["--devices", "99"], "devices=99 must be from 1 to 1"),
+    ],
+)
+def test_options_of_training_are_checked_one_by_one(options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ke.InputError, match=message):
+        group.main(["train", *options], standalone_mode=False)
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_single_values_of_a_recipe_can_be_set(trained, photos, tmp_path):
+    report = answer(
+        *("train", "--data", f"folder:{photos}", "--image-size", 32, "--recipe", "paper"),
+        *("--epochs", 1, "--batch-size", 24, "--set", "policy=rand", "--set", "magnitude=7"),
+        *("--set", "ema_decay=0.5", "--set", "batch_norm_momentum=0.5", "--class-weights"),
+        *("--accumulation", 2, "--tensorboard", "--json"),
+        cwd=tmp_path,
+    )
+    assert report["recipe"]["name"] == "paper"
+    assert report["recipe"]["augmentation"]["policy"] == "rand"
+    assert report["recipe"]["augmentation"]["magnitude"] == 7
+    assert (report["recipe"]["ema_decay"], report["accumulation"]) == (0.5, 2)
+    assert list((tmp_path / report["output"] / "tensorboard").rglob("events.*"))
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_leaves_nothing(photos, tmp_path):
