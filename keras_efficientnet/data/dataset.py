@@ -283,7 +283,8 @@ def _shuffled(count: int, seed: int, start: int, at: Callable) -> tuple[Any, Cal
     def decode(position):
         epoch = tf.stack([tf.constant(seed, tf.int64), position // count])
         last = tf.constant(count - 1, tf.int64)
-        return at(tf.random.experimental.index_shuffle(position % count, epoch, last))
+        shuffle = tf.random.experimental.index_shuffle  # pyright: ignore
+        return at(shuffle(position % count, epoch, last))
 
     return tf.data.Dataset.counter(start), decode
 

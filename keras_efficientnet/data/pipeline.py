@@ -118,7 +118,7 @@ def training_batches(
             raise InputError(f"{name}={value!r} must be {accepted}.")
     step_size = count * batch_size
     records, decode = dataset.train.stream(seed, start_step * step_size)
-    stream = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step * step_size), records)
+    stream: Any = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step * step_size), records)
     if count > 1:
         stream = stream.filter(lambda position, _: position % step_size // batch_size == index)
 

@@ -115,9 +115,13 @@ class TfdsExamples:
         for image, label in self._dataset().as_numpy_iterator():
             yield images.read(image), int(label)
 
-    @cached_property
+    @property
     def labels(self) -> np.ndarray:
-        """See `Examples.labels`. They are found by reading the whole split."""
+        """See `Examples.labels`. The whole split is read for them, once."""
+        return self._labels
+
+    @cached_property
+    def _labels(self) -> np.ndarray:
         records = self._dataset(encoded=True).map(lambda _, label: label).as_numpy_iterator()
         return np.array(
             [int(label) for label in tqdm(records, "Counting", self.count, leave=False)], np.int64
