@@ -9,7 +9,7 @@ from PIL import Image
 
 from keras_efficientnet import InputError
 from keras_efficientnet.data import pipeline, sources
-from keras_efficientnet.data.dataset import FileExamples
+from keras_efficientnet.data.dataset import FileExamples, ImageFile
 from keras_efficientnet.data.pipeline import Augmentation
 
 ALL_OF_IT = Augmentation(
@@ -250,6 +250,15 @@ def test_evaluation_takes_images_in_order_evenly():
     np.testing.assert_array_equal(pixels[:, 3, 5, 1], labels)
     _, some = pipeline.evaluation_arrays(Numbered(100), 16, 1.0, limit=4)
     assert some.tolist() == [0, 33, 66, 99]
+
+
+def test_evaluation_reads_only_what_it_takes(tmp_path):
+    files = [ImageFile(tmp_path / f"{number}.png", number, 1, 9, 9) for number in range(50)]
+    for number in (0, 24, 49):  # and no others
+        Image.new("RGB", (9, 9), (number,) * 3).save(files[number].path)
+    pixels, labels = pipeline.evaluation_arrays(FileExamples(files), 8, 1.0, limit=3)
+    assert labels.tolist() == [0, 24, 49]
+    assert pixels[:, 4, 4, 1].tolist() == [0, 24, 49]
 
 
 def test_an_empty_split_is_refused():

@@ -86,6 +86,12 @@ def test_labels_are_those_of_the_images(squares):
     assert squares.class_weights() == dict.fromkeys(squares.train.labels.tolist(), 1.0)
 
 
+def test_some_of_a_prepared_data_set(squares):
+    labels = squares.train.labels
+    found = [(image.getpixel((0, 0))[0], label) for image, label in squares.train.some([3, 30])]
+    assert found == [(labels[3], labels[3]), (labels[30], labels[30])]
+
+
 def test_grey_images_become_rgb(tmp_path):
     builder = GreySquares(data_dir=tmp_path)
     data = from_builder(builder)
