@@ -7,7 +7,8 @@ that what else runs on the machine weighs on both sides alike. On a machine that
 too, images per second of this process's CPU time tell more than images per second.
 
 "All applied" is RandAugment with `op_probability=1`: as many operations an image as the
-peers apply.
+peers apply. "Training" is `training_batches`, the stream that training draws from: shuffled
+files, random crop and flip, and what is named.
 """
 
 import argparse
@@ -26,10 +27,12 @@ import keras
 import keras_cv
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from keras_efficientnet.data.augment import auto_augment, rand_augment
-from keras_efficientnet.data.crop import center_crop, random_resized_crop
+from keras_efficientnet.data.dataset import DataSet, FileExamples, ImageFile
+from keras_efficientnet.data.pipeline import Augmentation, training_batches
 
 SIZE = 224
 BATCH = 32
@@ -42,11 +45,13 @@ RATIOS = (
     ("RandAugment, all applied", "keras_cv RandAugment", 2.0),
     ("RandAugment, all applied", "keras.layers RandAugment", 20.0),
     ("RandAugment", "keras_cv RandAugment", 2.0),
-    ("file, crop, RandAugment", "file, decode, bicubic", 0.7),
-    ("file, crop, RandAugment, all applied", "file, decode, bicubic", 0.7),
-    ("file, crop, RandAugment", "file, decode, bilinear", None),
-    ("file, crop", "file, decode, bicubic", None),
-    ("file, centre crop", "file, decode, bicubic", None),
+    ("training, RandAugment", "file, decode, bicubic", 0.6),
+    ("training, RandAugment, all applied", "file, decode, bicubic", 0.6),
+    ("training, RandAugment, all applied", "file, decode, bilinear", None),
+    ("training, RandAugment, CutMix", "file, decode, bicubic", None),
+    ("training", "file, decode, bicubic", None),
+    ("training from memory", "training", None),
+    ("training from memory, RandAugment", "training, RandAugment", None),
 )
 
 
@@ -124,9 +129,8 @@ def image_pipelines() -> dict[str, tf.data.Dataset]:
 
 
 def file_pipelines(files: list[str]) -> dict[str, tf.data.Dataset]:
-    """From JPEG files to batches."""
+    """From JPEG files to batches: bare, and as training gets them."""
     paths = tf.data.Dataset.from_tensor_slices(files).repeat()
-    seeded = with_seeds(paths)
 
     def decode(path):
         return tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
@@ -134,22 +138,36 @@ def file_pipelines(files: list[str]) -> dict[str, tf.data.Dataset]:
     def bare(method):
         return mapped(paths, lambda p: tf.image.resize(decode(p), [SIZE, SIZE], method))
 
-    def crop(path, seed):
-        return random_resized_crop(tf.io.read_file(path), SIZE, seed)
+    on_disk, in_memory = (data_set(files, memory_bytes) for memory_bytes in (0, 2**40))
 
-    def augmented(**options):
-        return mapped(seeded, lambda p, s: rand_augment(crop(p, s), s, LAYERS, **options))
+    def training(data, **options):
+        return training_batches(data, SIZE, BATCH, seed=1, augmentation=Augmentation(**options))
 
     return {
         # The shape stands for the image, because images of several sizes make no batch.
         "file, decode (limit)": mapped(paths, lambda p: tf.shape(decode(p))),
         "file, decode, bilinear": bare("bilinear"),
         "file, decode, bicubic": bare("bicubic"),
-        "file, centre crop": mapped(paths, lambda p: center_crop(tf.io.read_file(p), SIZE)),
-        "file, crop": mapped(seeded, crop),
-        "file, crop, RandAugment": augmented(),
-        "file, crop, RandAugment, all applied": augmented(op_probability=1),
+        "training": training(on_disk),
+        "training, RandAugment": training(on_disk, policy="rand"),
+        "training, RandAugment, all applied": training(on_disk, policy="rand", op_probability=1.0),
+        "training, RandAugment, CutMix": training(on_disk, policy="rand", cutmix_alpha=1.0),
+        "training from memory": training(in_memory),
+        "training from memory, RandAugment": training(in_memory, policy="rand"),
     }
+
+
+def data_set(files: list[str], memory_bytes: int) -> DataSet:
+    """The files as training sees them."""
+    sizes = [Image.open(file).size for file in files]
+    examples = FileExamples(
+        [
+            ImageFile(Path(file), 0, 1, height, width)
+            for file, (width, height) in zip(files, sizes, strict=True)
+        ],
+        memory_bytes,
+    )
+    return DataSet("files", "files", ("any",), examples, examples, 0.875, mirror=True)
 
 
 def with_seeds(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -1,7 +1,10 @@
+import contextlib
 import io
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from keras_efficientnet import InputError
@@ -72,6 +75,7 @@ def test_arrays_are_taken_as_pixels():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
+        (b"", "not an image"),
         (b"not an image", "not an image"),
         (np.zeros((4, 4, 2)), "shape"),
         (np.full((4, 4, 3), 300.0), "between 0 and 255"),
@@ -88,3 +92,24 @@ def test_truncated_files_are_refused():
     whole = encoded(gradient(64, 64), "JPEG")
     with pytest.raises(InputError, match="cannot be decoded"):
         images.read(whole[: len(whole) // 2])
+
+
+WHOLE = [
+    encoded(gradient(24, 16), "JPEG"),
+    encoded(gradient(24, 16), "PNG"),
+    encoded(gradient(24, 16).convert("P"), "GIF"),
+    encoded(gradient(24, 16), "BMP"),
+    encoded(gradient(24, 16), "WEBP"),
+]
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(WHOLE), st.lists(st.tuples(st.floats(0, 0.999), st.binary(max_size=3))))
+@pytest.mark.filterwarnings("ignore:::PIL")
+def test_damaged_files_are_read_or_refused_in_a_sentence(content, damages):
+    damaged = bytearray(content)
+    for place, new in damages:
+        begin = int(place * len(content))
+        damaged[begin : begin + max(1, len(new))] = new
+    with contextlib.suppress(InputError):  # and nothing else
+        assert images.read(bytes(damaged)).mode == "RGB"

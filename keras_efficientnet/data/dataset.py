@@ -3,7 +3,7 @@
 import io
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,6 +40,10 @@ class Examples(Protocol):
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
         """Yields decoded RGB images with their class indices, in a fixed order."""
+        ...
+
+    def some(self, indices: Sequence[int]) -> Iterator[tuple[Image.Image, int]]:
+        """Yields those at these indices, which ascend, without decoding the others."""
         ...
 
     def stream(self, seed: int, start: int) -> tuple[Any, Callable]:
@@ -109,8 +113,12 @@ class ArrayExamples:
         return len(self.labels)
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
-        for pixels, label in zip(self.pixels, self.labels, strict=True):
-            yield Image.fromarray(pixels), int(label)
+        yield from self.some(range(len(self)))
+
+    def some(self, indices: Sequence[int]) -> Iterator[tuple[Image.Image, int]]:
+        """See `Examples.some`."""
+        for index in indices:
+            yield Image.fromarray(self.pixels[index]), int(self.labels[index])
 
     def stream(self, seed: int, start: int) -> tuple[Any, Callable]:
         """See `Examples.stream`."""
@@ -169,9 +177,15 @@ class FileExamples:
         return len(self.files)
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
-        yield from zip(in_threads(images.read, self.paths), self.labels.tolist(), strict=True)
+        yield from self.some(range(len(self)))
 
-    def subset(self, indices: np.ndarray) -> "FileExamples":
+    def some(self, indices: Sequence[int]) -> Iterator[tuple[Image.Image, int]]:
+        """See `Examples.some`."""
+        files = [self.files[index] for index in indices]
+        decoded = in_threads(images.read, [file.path for file in files])
+        yield from zip(decoded, [file.label for file in files], strict=True)
+
+    def subset(self, indices: Iterable[int]) -> "FileExamples":
         """Returns the examples at these indices."""
         return FileExamples([self.files[index] for index in indices], self.memory_bytes)
 
@@ -246,7 +260,7 @@ class FileExamples:
         return at
 
 
-def in_threads(function: Callable, items: list, workers: int | None = None) -> Iterator:
+def in_threads(function: Callable, items: Iterable, workers: int | None = None) -> Iterator:
     """Maps in order over a pool of threads, a bounded number of items ahead."""
     workers = workers or os.cpu_count() or 1
     remaining = iter(items)
@@ -283,7 +297,8 @@ def _shuffled(count: int, seed: int, start: int, at: Callable) -> tuple[Any, Cal
     def decode(position):
         epoch = tf.stack([tf.constant(seed, tf.int64), position // count])
         last = tf.constant(count - 1, tf.int64)
-        return at(tf.random.experimental.index_shuffle(position % count, epoch, last))
+        shuffle = tf.random.experimental.index_shuffle  # pyright: ignore
+        return at(shuffle(position % count, epoch, last))
 
     return tf.data.Dataset.counter(start), decode
 

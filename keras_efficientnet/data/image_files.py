@@ -1,6 +1,7 @@
 """Data sets of image files: in a folder for each class, or listed in a CSV file."""
 
 import csv
+import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,40 +125,39 @@ def _class_folders(root: Path) -> Listing:
 def _rows(file: Path) -> Iterator[tuple[int, Path, str, str]]:
     """Yields the number of the line, the path, the label and the split of each row."""
     name = f"CSV file {str(file)!r}"
+    splits = TRAIN_NAMES + TEST_NAMES
     try:
-        # Spreadsheets begin UTF-8 files with a byte order mark.
-        with file.open(encoding="utf-8-sig", newline="") as text:
-            reader = csv.DictReader(text, strict=True)
-            reader.fieldnames = [field.strip().lower() for field in reader.fieldnames or ()]
-            if missing := {"path", "label"} - set(reader.fieldnames):
-                raise InputError(
-                    f"{name} has no column {min(missing)!r} in its first line; the columns path "
-                    "and label, parted by a comma, are needed."
-                )
-            for row in reader:
-                line = reader.line_num
-                path, label, split = (
-                    (row.get(field, "train") or "").strip() for field in ("path", "label", "split")
-                )
-                if None in row or not path or not label:
-                    raise InputError(
-                        f"{name}, line {line}, must have a path, a label and no more values than "
-                        "the first line."
-                    )
-                if split not in TRAIN_NAMES + TEST_NAMES:
-                    raise InputError(
-                        f"{name}, line {line}: split {split!r} must be one of "
-                        f"{', '.join(TRAIN_NAMES + TEST_NAMES)}."
-                    )
-                yield line, file.parent / path, label, split
+        text = file.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark first
     except OSError as error:
         raise InputError(f"{name} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError:
         raise InputError(f"{name} is not text in UTF-8; save it as such.") from None
+    reader = csv.DictReader(io.StringIO(text), strict=True)
+    try:
+        reader.fieldnames = [field.strip().lower() for field in reader.fieldnames or ()]
+        if missing := {"path", "label"} - set(reader.fieldnames):
+            raise InputError(
+                f"{name} has no column {min(missing)!r} in its first line; the columns path and "
+                "label, parted by a comma, are needed."
+            )
+        for row in reader:
+            path, label, split = (
+                (row.get(field, "train") or "").strip() for field in ("path", "label", "split")
+            )
+            if None in row or not path or not label:
+                raise InputError(
+                    f"{name}, line {reader.line_num}, must have a path, a label and no more "
+                    "values than the first line."
+                )
+            if split not in splits:
+                raise InputError(
+                    f"{name}, line {reader.line_num}: split {split!r} must be one of "
+                    f"{', '.join(splits)}."
+                )
+            yield reader.line_num, file.parent / path, label, split
     except csv.Error as error:
-        raise InputError(
-            f"{name}, line {reader.reader.line_num}, cannot be read: {error}."
-        ) from None
+        line = reader.reader.line_num
+        raise InputError(f"{name}, line {line}, cannot be read: {error}.") from None
 
 
 def _from_listings(

@@ -118,7 +118,7 @@ def training_batches(
             raise InputError(f"{name}={value!r} must be {accepted}.")
     step_size = count * batch_size
     records, decode = dataset.train.stream(seed, start_step * step_size)
-    stream = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step * step_size), records)
+    stream: Any = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step * step_size), records)
     if count > 1:
         stream = stream.filter(lambda position, _: position % step_size // batch_size == index)
 
@@ -189,12 +189,11 @@ def evaluation_arrays(
         uint8 `[count, size, size, 3]` and int labels `[count]`.
     """
     count = min(len(examples), limit)
-    chosen = set(np.linspace(0, len(examples) - 1, count).round().astype(int).tolist())
-    pixels, labels = [], []
-    for index, (image, label) in enumerate(examples):
-        if index in chosen:
-            pixels.append(images.prepare(image, size, crop_fraction))
-            labels.append(label)
-    if not pixels:
+    if not count:
         raise InputError("There are no held-out images to evaluate on.")
+    chosen = np.linspace(0, len(examples) - 1, count).round().astype(int).tolist()
+    pixels, labels = [], []
+    for image, label in examples.some(chosen):
+        pixels.append(images.prepare(image, size, crop_fraction))
+        labels.append(label)
     return np.stack(pixels), np.asarray(labels)

@@ -1,6 +1,6 @@
 """Data sets of tensorflow-datasets."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from keras_efficientnet.data.dataset import (
     TEST_NAMES,
     TRAIN_NAMES,
     DataSet,
+    in_threads,
     slug,
 )
 from keras_efficientnet.errors import InputError, reason
@@ -112,13 +113,23 @@ class TfdsExamples:
         return self.count
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
-        for image, label in self._dataset().as_numpy_iterator():
-            yield images.read(image), int(label)
+        yield from self.some(range(len(self)))
+
+    def some(self, indices: Sequence[int]) -> Iterator[tuple[Image.Image, int]]:
+        """See `Examples.some`."""
+        chosen = set(indices)
+        records = enumerate(self._dataset().as_numpy_iterator())
+        encoded = (record for index, record in records if index in chosen)
+        yield from in_threads(lambda record: (images.read(record[0]), int(record[1])), encoded)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """See `Examples.labels`. The whole split is read for them, once."""
+        return self._labels
 
     @cached_property
-    def labels(self) -> np.ndarray:
-        """See `Examples.labels`. They are found by reading the whole split."""
-        records = self._dataset(encoded=True).map(lambda _, label: label).as_numpy_iterator()
+    def _labels(self) -> np.ndarray:
+        records = self._dataset().map(lambda _, label: label).as_numpy_iterator()
         return np.array(
             [int(label) for label in tqdm(records, "Counting", self.count, leave=False)], np.int64
         )
@@ -137,20 +148,21 @@ class TfdsExamples:
             tf.compat.v1.set_random_seed(1)
             key = tf.stack([tf.constant(seed, tf.int64), number])
             draw = tf.random.stateless_uniform([], key, 0, 2**31 - 1, tf.int64)
-            records = self._dataset(encoded=True, shuffle_seed=draw)
+            records = self._dataset(shuffle_seed=draw)
             return records.shuffle(min(self.count, SHUFFLE_BUFFER), seed=draw)
 
         epochs = tf.data.Dataset.counter(start // self.count)
         return epochs.flat_map(epoch).skip(start % self.count), _content
 
-    def _dataset(self, encoded: bool = False, shuffle_seed: Any = None):
+    def _dataset(self, shuffle_seed: Any = None):
+        """Opens the encoded images with their labels."""
         import tensorflow_datasets as tfds
 
         image_key, _ = self.builder.info.supervised_keys
         return self.builder.as_dataset(
             split=self.split,
             as_supervised=True,
-            decoders={image_key: tfds.decode.SkipDecoding()} if encoded else None,
+            decoders={image_key: tfds.decode.SkipDecoding()},
             shuffle_files=shuffle_seed is not None,
             read_config=tfds.ReadConfig(shuffle_seed=shuffle_seed, try_autocache=False),
         )
