@@ -42,7 +42,8 @@ def benchmark(models, threads, repeats, batch, as_json):
         *("model", "cores", "latency, ms\np50 / p90 / p99", "speedup", "images\n/s"),
         *("load\ns", "memory\nMB", "file\nMB"),
     )
-    rows.box = box.SIMPLE_HEAD  # eight columns shall fit into 80 characters
+    # Eight columns shall fit into 80 characters.
+    rows.box, rows.padding, rows.columns[0].overflow = box.SIMPLE_HEAD, (0, 1, 0, 0), "fold"
     before = None
     for result in report["results"]:
         memory = result["peak_memory"]

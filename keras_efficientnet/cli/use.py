@@ -163,7 +163,7 @@ def _classified(
             pairs = [{"label": label, "score": score} for label, score in answer]
             yield {"file": name, "top": pairs}
     if len(skipped) == len(files):
-        raise InputError(f"None of the {len(files)} files could be read as an image.")
+        raise InputError(f"No image could be read: {skipped[0]['error']}")
 
 
 def _write(path: Path, results: Iterator[dict[str, Any]], top: int) -> None:

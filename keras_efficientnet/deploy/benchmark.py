@@ -11,8 +11,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def take_turns(commands: Mapping[Any, list[str]], repeats: int) -> dict[Any, dic
     """
     with ExitStack() as stack:
         # One after the other, so that none loads while another is measured.
-        peers = {key: stack.enter_context(_Peer(command)) for key, command in commands.items()}
+        peers = {key: stack.enter_context(_running(command)) for key, command in commands.items()}
         latencies: dict[Any, list[list[float]]] = {key: [] for key in peers}
         rates: dict[Any, list[float]] = {key: [] for key in peers}
         for turn in tqdm(range(repeats), desc="Measuring", unit="turn", leave=False):
@@ -155,26 +155,29 @@ def _percentiles(seconds: np.ndarray) -> dict[str, float]:
     }
 
 
+@contextmanager
+def _running(command: list[str]) -> Iterator["_Peer"]:
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    with process:
+        try:
+            yield _Peer(process)
+        finally:
+            process.kill()
+
+
 class _Peer:
     """A process that serves a model and waits for its turn."""
 
-    def __init__(self, command: list[str]):
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        )
-
-    def __enter__(self) -> "_Peer":
+    def __init__(self, process: subprocess.Popen):
+        self.process = process
         self.load_seconds = self._answer()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.process.kill()
-        self.process.communicate()
 
     def ask(self, request: str) -> Any:
         assert self.process.stdin
@@ -211,11 +214,12 @@ def serve(load: Callable[[], tuple[Callable[[np.ndarray], Any], int]], batch: in
         run, size = load()
         pixels = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
         run(pixels[:1])
+        load_seconds = time.perf_counter() - start
+        run(pixels)  # whatever is set up for a first batch
     except Exception as error:  # told to the one who asked, whatever it is
         answer(error=str(error) if isinstance(error, InputError) else f"{reason(error)}.")
         return
-    answer(value=round(time.perf_counter() - start, 3))
-    run(pixels)  # whatever is set up for a first batch
+    answer(value=round(load_seconds, 3))
 
     def seconds(images):
         start = time.perf_counter()

@@ -111,7 +111,7 @@ def _saved_model(path: Path) -> Runner:
 
 def _onnx(path: Path, threads: int) -> Runner:
     try:
-        import onnxruntime
+        import onnxruntime  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError("running an .onnx file takes the package onnxruntime") from None
 
