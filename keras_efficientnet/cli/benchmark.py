@@ -50,7 +50,7 @@ def benchmark(models, threads, repeats, batch, as_json):
         rows.add_row(
             "" if before == result["model"] else _short(result["model"]),
             str(result["threads"]),
-            " / ".join(f"{value:.1f}" for value in result["latency_ms"].values()),
+            " / ".join(f"{result['latency_ms'][share]:.1f}" for share in ("p50", "p90", "p99")),
             f"{result['speedup']['median']:.2f}x",
             f"{result['images_per_second']:.1f}",
             f"{result['load_seconds']:.2f}",

@@ -42,13 +42,16 @@ def evaluate(model, load_data, as_json):
     if as_json:
         print_json(result)
         return
-    top5 = "top5_accuracy" in result
-    rows = table("class", "images", "accuracy", *(["top 5"] if top5 else []))
-    for name, row in [*result["classes"].items(), ("all", result)]:
-        if name == "all":
-            rows.add_section()
-        shares = [row["accuracy"], *([row["top5_accuracy"]] if top5 else [])]
-        rows.add_row(name, str(row["images"]), *map(percent, shares))
+    columns = [name for name in ("accuracy", "top5_accuracy") if name in result]
+    rows = table("class", "images", *(name.replace("5_", " 5 ") for name in columns))
+
+    def add_row(name, row):
+        rows.add_row(name, str(row["images"]), *(percent(row[column]) for column in columns))
+
+    for name, row in result["classes"].items():
+        add_row(name, row)
+    rows.add_section()
+    add_row("all", result)
     print_table(rows)
     for mistake in result["confusions"][:5]:
         click.echo(f"{mistake['class']} taken for {mistake['taken_for']}: {mistake['images']}")

@@ -49,11 +49,11 @@ def benchmark(
     Returns:
         `machine`, `repeats`, `batch`, and `results`, one map for each model and number of
         threads: `model`; `threads`; `size` in bytes; `load_seconds`, from opening the file to
-        the first answer, with the import of its runtime; `latency_ms`, the percentiles `p50`,
-        `p90` and `p99` for one image; `images_per_second` of the batch; `peak_memory` of the
-        process in bytes (None where the system does not tell); and `speedup`, the first
-        model's latency over this one's at as many threads: `median`, `lowest` and `highest`
-        over the turns.
+        the first answer, with the import of its runtime; `latency_ms` for one image, `min`
+        and the percentiles `p50`, `p90` and `p99`; `images_per_second` of the batch;
+        `peak_memory` of the process in bytes (None where the system does not tell); and
+        `speedup`, the first model's latency over this one's at as many threads: `median`,
+        `lowest` and `highest` over the turns.
 
     Raises:
         InputError: if a model cannot be loaded, or a number is below 1.
@@ -150,9 +150,9 @@ def processor() -> str:
 
 
 def _percentiles(seconds: np.ndarray) -> dict[str, float]:
-    return {
-        f"p{share}": round(1000 * float(np.percentile(seconds, share)), 3) for share in (50, 90, 99)
-    }
+    shares = {"min": 0, "p50": 50, "p90": 90, "p99": 99}
+    values = np.percentile(1000 * seconds, list(shares.values()))
+    return {name: round(float(value), 3) for name, value in zip(shares, values, strict=True)}
 
 
 @contextmanager
