@@ -8,6 +8,7 @@ from . import study as study
 from . import training as training
 from . import weights as weights
 from ._version import __version__ as __version__
+from .deploy import Predictor as Predictor
 from .errors import InputError as InputError
 from .model import feature_pyramid as feature_pyramid
 from .spec import StageSpec as StageSpec

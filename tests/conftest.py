@@ -114,3 +114,23 @@ def run_python():
         return result.stdout.strip()
 
     return run_python
+
+
+@pytest.fixture(scope="session")
+def model_files(tmp_path_factory, small, randomize):
+    """One small classifier of three classes at 64 px in every format, by its suffix."""
+    folder = tmp_path_factory.mktemp("model-files")
+    model = randomize(ke.EfficientNet(small, classes=3, input_shape=(64, 64, 3)))
+    info = ke.deploy.ModelInfo("small", ("chat", "犬", "лиса"), 64, 0.875)
+    paths = {
+        "keras": folder / "model.keras",
+        "saved_model": folder / "saved_model",
+        "float32": folder / "float32.tflite",
+        "int8": folder / "int8.tflite",
+    }
+    calibration = np.random.default_rng(2).integers(0, 256, (8, 64, 64, 3), np.uint8)
+    ke.deploy.save_keras(model, paths["keras"], info)
+    ke.deploy.export_saved_model(model, paths["saved_model"], info)
+    ke.deploy.export_tflite(model, paths["float32"], info)
+    ke.deploy.export_tflite(model, paths["int8"], info, "int8", calibration)
+    return paths

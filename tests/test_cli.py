@@ -148,16 +148,6 @@ def test_predict_needs_nothing_but_the_file(trained, photos, name):
         np.testing.assert_allclose(scores, [score for _, score in expected], atol=1e-6)
 
 
-def test_one_bad_image_does_not_cost_the_others_their_answer(trained, photos, tmp_path):
-    good, bad = photos / "red" / "0.jpg", tmp_path / "bad.jpg"
-    bad.write_bytes(good.read_bytes()[:100])
-    result = cli("predict", trained / "model_float32.tflite", bad, good, "--json")
-    assert result.returncode == 2
-    assert [row["file"] for row in json.loads(result.stdout)] == [str(good)]
-    assert result.stderr.startswith(f"Error: {bad} ")
-    assert len(result.stderr.splitlines()) == 1
-
-
 def test_export_and_tables(trained, photos, tmp_path):
     report = answer(
         *("export", trained / "model.keras", "--quantize", "int8", "--output", tmp_path),

@@ -1,11 +1,9 @@
-"""Metadata, export, the runtime, verification, the predictor and conversion."""
+"""Metadata, export, verification and conversion."""
 
-import dataclasses
 import json
 import zipfile
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,9 +11,7 @@ from PIL import Image
 import keras_efficientnet as ke
 from keras_efficientnet import InputError, deploy
 from keras_efficientnet.data import sources
-from keras_efficientnet.deploy import runtime
 from keras_efficientnet.deploy.convert import convert
-from keras_efficientnet.deploy.evaluation import evaluate
 
 NAMES = ("chat", "犬", "лиса")
 
@@ -123,16 +119,6 @@ def test_every_format_carries_its_description(files, info):
         assert deploy.read_info(path) == info
 
 
-def test_a_model_file_without_a_description_still_works(tmp_path, model, photos, scores):
-    model.save(tmp_path / "plain.keras")
-    predictor = deploy.Predictor(tmp_path / "plain.keras")
-    assert predictor.info.class_names == ()
-    assert predictor.info.image_size == 64
-    label, score = predictor.top(predictor.scores(photos[:1])[0], 1)[0]
-    assert label == f"class {scores[0].argmax()}"
-    assert score == pytest.approx(scores[0].max(), abs=1e-5)
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -152,56 +138,9 @@ def test_a_damaged_description_is_refused(tmp_path, text):
         deploy.read_info(path)
 
 
-def test_predictor_reads_paths_bytes_images_and_arrays_alike(files, photos, tmp_path):
-    predictor = deploy.Predictor(files["float32"])
-    Image.fromarray(photos[0]).save(tmp_path / "photo.png")
-    answers = [
-        predictor.classify(source, 3)
-        for source in (
-            tmp_path / "photo.png",
-            (tmp_path / "photo.png").read_bytes(),
-            Image.fromarray(photos[0]),
-            photos[0],
-        )
-    ]
-    assert all(answer == answers[0] for answer in answers)
-    labels, values = zip(*answers[0], strict=True)
-    assert sorted(labels) == sorted(NAMES)
-    assert list(values) == sorted(values, reverse=True)
-    assert sum(values) == pytest.approx(1, abs=1e-4)
-
-
-def test_quantize_and_dequantize_follow_the_affine_rule():
-    tensor = {"quantization": (0.5, 10), "dtype": np.uint8}
-    values = np.array([-5.0, -100.0, 0.0, 1.3, 1000.0])
-    assert runtime.quantize(values, tensor).tolist() == [0, 0, 10, 13, 255]
-    assert runtime.dequantize(np.array([0, 10, 13], np.uint8), tensor).tolist() == [-5, 0, 1.5]
-
-
 def digits_like(photos, labels, names):
     examples = sources.ArrayExamples(photos, labels)
     return sources.DataSet("photos", "photos", names, examples, examples, 1.0, False)
-
-
-def test_evaluation_matches_classes_by_name(tmp_path, model, info, photos, scores):
-    deploy.save_keras(model, tmp_path / "m.keras", dataclasses.replace(info, crop_fraction=1.0))
-    predictor = deploy.Predictor(tmp_path / "m.keras")
-    best = scores.argmax(1)
-    to_data = {0: 2, 1: 0, 2: 1}  # the data lists the same names in another order
-    data = digits_like(photos, np.array([to_data[label] for label in best]), ("犬", "лиса", "chat"))
-    result = evaluate(predictor, data)
-    assert result["images"] == 24
-    assert result["accuracy"] == 1
-    counts = {name: int((best == index).sum()) for index, name in enumerate(NAMES)}
-    assert {name: row["images"] for name, row in result["classes"].items()} == {
-        name: count for name, count in counts.items() if count
-    }
-    with pytest.raises(InputError, match="'wolf' is not among the model's: chat"):
-        evaluate(predictor, digits_like(photos, best, ("chat", "wolf", "лиса")))
-    model.save(tmp_path / "nameless.keras")
-    nameless = deploy.Predictor(tmp_path / "nameless.keras")
-    with pytest.raises(InputError, match="tells 3 classes apart and the data has 4"):
-        evaluate(nameless, digits_like(photos, best, ("a", "b", "c", "d")))
 
 
 @pytest.mark.parametrize("source", ["keras", "saved_model"])
@@ -264,11 +203,3 @@ def test_a_model_of_free_size_is_not_exported(small, info, tmp_path):
     free = ke.EfficientNet(small, include_top=False, pooling="avg")
     with pytest.raises(InputError, match="fixed height and width"):
         deploy.export_saved_model(free, tmp_path / "free", info)
-
-
-def test_a_keras_file_with_code_in_it_is_refused(tmp_path):
-    inputs = keras.Input((64, 64, 3))
-    outputs = keras.layers.Lambda(lambda x: x)(inputs)
-    keras.Model(inputs, outputs).save(tmp_path / "code.keras")
-    with pytest.raises(InputError, match="Cannot load model"):
-        deploy.Predictor(tmp_path / "code.keras")

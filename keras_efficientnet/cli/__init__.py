@@ -6,6 +6,7 @@ import sys
 import click
 
 from keras_efficientnet._version import __version__
+from keras_efficientnet.cli.benchmark import benchmark
 from keras_efficientnet.cli.export import export
 from keras_efficientnet.cli.info import info
 from keras_efficientnet.cli.train import train
@@ -52,5 +53,5 @@ def group() -> None:
     """
 
 
-for command in (train, evaluate, predict, export, info, weights):
+for command in (train, evaluate, predict, benchmark, export, info, weights):
     group.add_command(command)

@@ -61,13 +61,13 @@ def import_tensorflow() -> None:
         import tensorflow  # noqa: F401
 
 
-def open_model(path: Path):
+def open_model(path: Path, threads: int | None = None):
     """Opens a model file without TensorFlow's start-up notes."""
     from keras_efficientnet.deploy.predictor import Predictor
     from keras_efficientnet.quiet import silenced
 
     with silenced():
-        return Predictor(path)
+        return Predictor(path, threads)
 
 
 def print_artifacts(report: dict[str, Any]) -> None:

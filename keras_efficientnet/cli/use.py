@@ -1,6 +1,13 @@
 """`keras-efficientnet evaluate` and `predict`."""
 
+import csv
+import glob
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,6 +23,8 @@ from keras_efficientnet.cli.common import (
 )
 from keras_efficientnet.errors import InputError
 
+RESULT_SUFFIXES = (".csv", ".jsonl")
+
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
@@ -24,7 +33,8 @@ from keras_efficientnet.errors import InputError
 def evaluate(model, load_data, as_json):
     """Measure the accuracy of MODEL on held-out images.
 
-    MODEL is a .keras file, a SavedModel folder or a .tflite file.
+    MODEL is a .keras, .tflite or .onnx file or a SavedModel folder. Below the table stand the
+    classes that were taken for one another most often.
     """
     from keras_efficientnet.deploy.evaluation import evaluate as run
 
@@ -32,53 +42,145 @@ def evaluate(model, load_data, as_json):
     if as_json:
         print_json(result)
         return
-    rows = table("class", "images", "accuracy")
+    columns = [name for name in ("accuracy", "top5_accuracy") if name in result]
+    rows = table("class", "images", *(name.replace("5_", " 5 ") for name in columns))
+
+    def add_row(name, row):
+        rows.add_row(name, str(row["images"]), *(percent(row[column]) for column in columns))
+
     for name, row in result["classes"].items():
-        rows.add_row(name, str(row["images"]), percent(row["accuracy"]))
+        add_row(name, row)
     rows.add_section()
-    rows.add_row("all", str(result["images"]), percent(result["accuracy"]))
+    add_row("all", result)
     print_table(rows)
+    for mistake in result["confusions"][:5]:
+        click.echo(f"{mistake['class']} taken for {mistake['taken_for']}: {mistake['images']}")
 
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True)
 @click.option(
     "--top",
     type=click.IntRange(min=1),
     default=5,
     show_default=True,
-    help="Classes to show for each image.",
+    help="Classes to give for each image.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="File for the results: .csv, or .jsonl with a JSON document a line.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Images to decode and classify at the same time. [default: the cores]",
 )
 @json_option
-def predict(model, images, top, as_json):
-    """Classify IMAGES with MODEL.
+def predict(model, paths, top, output, overwrite, workers, as_json):
+    r"""Classify images with MODEL.
 
-    MODEL is a .keras file, a SavedModel folder or a .tflite file; class names and image
-    size come from the file itself.
+    MODEL is a .keras, .tflite or .onnx file or a SavedModel folder; class names and image
+    size come from the file itself. PATHS are image files, folders, which are searched for
+    images at any depth, and patterns such as 'photos/**/*.jpg'.
+
+    With --output the results are written while the images are read, so that their number does
+    not matter, and appear there whole or not at all. Files that cannot be read are named and
+    left out; only if that leaves none is the exit code not 0 but 2.
+
+    \b
+    Examples:
+      keras-efficientnet predict model_int8.tflite cat.jpg dog.jpg
+      keras-efficientnet predict model_float32.tflite photos --output labels.csv
     """
-    predictor = open_model(model)
-    results, errors = [], []
-    for image in images:
-        try:
-            classes = predictor.classify(image, top)
-        except InputError as error:  # the other images still get their answer
-            errors.append(str(error))
-            continue
-        results.append(
-            {
-                "file": str(image),
-                "top": [{"label": name, "score": score} for name, score in classes],
-            }
-        )
-    if as_json:
-        print_json(results)
-    elif results:
+    if output and output.suffix not in RESULT_SUFFIXES:
+        raise InputError(f"--output {str(output)!r} must end in {' or '.join(RESULT_SUFFIXES)}.")
+    files = list(_image_files(paths))
+    skipped: list[dict[str, str]] = []
+    results = _classified(open_model(model, workers), files, top, skipped)
+    if output:
+        from keras_efficientnet.files import written_whole
+
+        with written_whole(output, overwrite) as path:
+            _write(path, results, top)
+        read = len(files) - len(skipped)
+        if as_json:
+            print_json({"output": str(output), "images": read, "skipped": skipped})
+        else:
+            click.echo(f"Written to {output}: {read} images.")
+    elif as_json:
+        print_json(list(results))
+    else:
         rows = table("image", "class", "score")
         for result in results:
             for rank, row in enumerate(result["top"]):
                 rows.add_row("" if rank else result["file"], row["label"], percent(row["score"]))
             rows.add_section()
         print_table(rows)
-    if errors:
-        raise InputError(" ".join(errors))
+    if skipped:
+        click.echo(f"{len(skipped)} of {len(files)} files were skipped.", err=True)
+
+
+def _image_files(paths: Iterable[str]) -> Iterator[str]:
+    """Files as given, and the images that folders and patterns stand for, sorted."""
+    from keras_efficientnet.data.sources import IMAGE_SUFFIXES
+
+    suffixes = IMAGE_SUFFIXES | {".webp"}
+    for path in paths:
+        if os.path.isdir(path):
+            found = (
+                os.path.join(folder, name)
+                for folder, _, names in os.walk(path)
+                for name in names
+                if os.path.splitext(name)[1].lower() in suffixes and not name.startswith(".")
+            )
+        elif glob.has_magic(path) and not os.path.exists(path):
+            found = (name for name in glob.iglob(path, recursive=True) if os.path.isfile(name))
+        else:
+            yield path
+            continue
+        files = sorted(found)
+        if not files:
+            raise InputError(
+                f"{path} holds no image files; {', '.join(sorted(suffixes))} files are read."
+            )
+        yield from files
+
+
+def _classified(
+    predictor, files: list[str], top: int, skipped: list[dict[str, str]]
+) -> Iterator[dict[str, Any]]:
+    """Yields a result for each image, and names and collects the files that are none."""
+    from tqdm import tqdm
+
+    with tqdm(files, desc="Predicting", unit="img", leave=False, disable=None) as bar:
+        for file, answer in predictor.stream(bar, top):
+            # Names that are not text in the system's encoding cannot be printed as they are.
+            name = click.format_filename(file)
+            if isinstance(answer, InputError):
+                skipped.append({"file": name, "error": str(answer)})
+                bar.write(f"Skipped: {' '.join(str(answer).split())}", file=sys.stderr)
+                continue
+            pairs = [{"label": label, "score": score} for label, score in answer]
+            yield {"file": name, "top": pairs}
+    if len(skipped) == len(files):
+        raise InputError(f"No image could be read: {skipped[0]['error']}")
+
+
+def _write(path: Path, results: Iterator[dict[str, Any]], top: int) -> None:
+    """Writes results as they come, in the format that the suffix names."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        if path.suffix == ".jsonl":
+            for result in results:
+                file.write(json.dumps(result, ensure_ascii=False) + "\n")
+            return
+        writer = csv.writer(file)
+        for index, result in enumerate(results):
+            if not index:  # a model may have fewer classes than asked for
+                ranks = range(1, len(result["top"]) + 1)
+                columns = (f"{name}_{rank}" for rank in ranks for name in ("label", "score"))
+                writer.writerow(["file", *columns])
+            values = (value for row in result["top"] for value in (row["label"], row["score"]))
+            writer.writerow([result["file"], *values])

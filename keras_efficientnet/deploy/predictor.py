@@ -1,47 +1,95 @@
 """Classifies images with a model file of any format."""
 
 import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
+from PIL import Image
 
 from keras_efficientnet.data import images
+from keras_efficientnet.data.sources import in_threads
 from keras_efficientnet.deploy import runtime
 from keras_efficientnet.deploy.metadata import ModelInfo, read_info
 from keras_efficientnet.errors import InputError, reason
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """The best classes of one image, best first; iterating gives `(label, score)` pairs.
+
+    Attributes:
+        labels: class names, or `class INDEX` where the model file has no names.
+        scores: of these classes, as the network gives them: probabilities unless its
+            classifier has no activation.
+    """
+
+    labels: tuple[str, ...]
+    scores: tuple[float, ...]
+
+    @property
+    def label(self) -> str:
+        """The best class."""
+        return self.labels[0]
+
+    @property
+    def score(self) -> float:
+        """The best class's score."""
+        return self.scores[0]
+
+    def __iter__(self) -> Iterator[tuple[str, float]]:
+        return iter(zip(self.labels, self.scores, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
 class Predictor:
-    """A classifier loaded from a .keras file, a SavedModel folder or a .tflite file.
+    """A classifier loaded from a model file, to be used from any number of threads.
 
     Everything prediction needs comes from the file. One that was not written by this
     package has no class names; its classes are then called by their index.
 
     Attributes:
         info: what the file says about itself.
+        threads: cores that it keeps busy.
 
     Args:
-        path: of the model.
+        path: a .keras file, a SavedModel folder, a .tflite or an .onnx file. A float .tflite
+            file is the fastest for single images on a CPU.
+        threads: cores to keep busy with decoding, and with a .tflite or .onnx network; all
+            that this process may use if None. TensorFlow's own setting holds for the others.
 
     Raises:
         InputError: if the file is missing, damaged or of another kind.
     """
 
     info: ModelInfo
+    threads: int
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, threads: int | None = None):
         path = Path(path)
         if not path.exists():
             raise InputError(f"Model {str(path)!r} does not exist.")
+        if threads is not None and threads < 1:
+            raise InputError(f"threads={threads} must be at least 1.")
+        self.threads = threads or runtime.available_cores()
         info = read_info(path)
         try:
-            self._runner = runtime.open_model(path)
+            self._runner = runtime.open_model(path, self.threads)
         except Exception as error:  # each format's loader has error types of its own
             raise InputError(f"Cannot load model {str(path)!r}: {reason(error)}.") from error
         shape = self._runner.input_shape
         if len(shape) != 3 or shape[2] != 3:
             raise InputError(f"Model {str(path)!r} takes input {shape}, not RGB images.")
+        if len(self._runner.output_shape) != 1:
+            raise InputError(
+                f"Model {str(path)!r} gives {self._runner.output_shape} for an image, not one "
+                "score for each class."
+            )
         self.info = info or ModelInfo(
             variant="unknown",
             class_names=(),
@@ -51,15 +99,89 @@ class Predictor:
         if shape[:2] != (None, None) and shape[:2] != (self.info.image_size,) * 2:
             raise InputError(f"Model {str(path)!r} takes {shape}, and says otherwise of itself.")
 
+    @overload
+    def classify(
+        self, source: str | os.PathLike | bytes | Image.Image, count: int = 5
+    ) -> Prediction: ...
+
+    @overload
+    def classify(self, source: list | tuple, count: int = 5) -> list[Prediction]: ...
+
+    @overload
+    def classify(self, source: np.ndarray, count: int = 5) -> Any: ...
+
+    def classify(self, source, count=5):
+        """Classifies one image or several, resized and cropped as in evaluation.
+
+        Args:
+            source: a path, the bytes of an image file, a Pillow image, or an array
+                `[height, width]` or `[height, width, channels]` with values in 0-255; or
+                several: a list of those or an array `[count, height, width, channels]`.
+            count: how many of the best classes to give.
+
+        Returns:
+            A `Prediction`, or a list of them for several images.
+
+        Raises:
+            InputError: if an image cannot be read.
+        """
+        several = isinstance(source, list | tuple) or getattr(source, "ndim", 0) == 4
+        if not several:
+            return self.top(self.scores(self.prepare(source)[None])[0], count)
+        answers = []
+        for index, (_, answer) in enumerate(self.stream(source, count)):
+            if isinstance(answer, InputError):
+                raise InputError(f"Image {index} of {len(source)}: {answer}") from answer
+            answers.append(answer)
+        return answers
+
+    def stream(
+        self, sources: Iterable, count: int = 5
+    ) -> Iterator[tuple[Any, Prediction | InputError]]:
+        """Classifies any number of images in constant memory.
+
+        Args:
+            sources: what `classify` takes for one image.
+            count: how many of the best classes to give.
+
+        Yields:
+            Each source, in order, with its `Prediction`, or with the `InputError` that says
+            why it cannot be read: one bad image does not cost the others their answer.
+        """
+        sources = iter(sources)
+        while group := list(islice(sources, runtime.BATCH_SIZE)):
+            prepared = list(in_threads(self._try_to_prepare, group, self.threads))
+            good = [pixels for pixels in prepared if not isinstance(pixels, InputError)]
+            scores = iter(self.scores(np.stack(good)) if good else ())
+            for source, pixels in zip(group, prepared, strict=True):
+                if isinstance(pixels, InputError):
+                    yield source, pixels
+                else:
+                    yield source, self.top(next(scores), count)
+
+    def _try_to_prepare(self, source: Any) -> np.ndarray | InputError:
+        try:
+            return self.prepare(source)
+        except InputError as error:
+            return error
+
     def prepare(self, source: Any) -> np.ndarray:
         """Reads one image as in evaluation.
 
         Args:
-            source: a path, the bytes of a file, a Pillow image or an array.
+            source: see `classify`.
 
         Returns:
             uint8 `[size, size, 3]`.
+
+        Raises:
+            InputError: if it is not an image that can be read.
         """
+        if not isinstance(source, str | os.PathLike | bytes | Image.Image | np.ndarray):
+            raise InputError(
+                f"An image given as {type(source).__name__} cannot be read; a path, bytes, a "
+                "Pillow image or a NumPy array can."
+            )
         image = images.read(source)
         return images.prepare(image, self.info.image_size, self.info.crop_fraction)
 
@@ -71,17 +193,27 @@ class Predictor:
 
         Returns:
             float32 `[count, classes]`.
+
+        Raises:
+            InputError: if the images are of another shape.
         """
+        expected = (self.info.image_size, self.info.image_size, 3)
+        if not len(prepared) or prepared.shape[1:] != expected:
+            raise InputError(
+                f"Prepared images of shape {prepared.shape} cannot be used; at least one, each "
+                f"{expected}, can."
+            )
         return self._runner.run(prepared)
 
-    def top(self, scores: np.ndarray, count: int = 5) -> list[tuple[str, float]]:
-        """Returns the best classes of one row of scores, best first."""
-        best = np.argsort(-scores, kind="stable")[:count]
-        return [(self._label(int(index)), float(scores[index])) for index in best]
-
-    def classify(self, source: Any, count: int = 5) -> list[tuple[str, float]]:
-        """Returns the best classes of one image with their scores, best first."""
-        return self.top(self.scores(self.prepare(source)[None])[0], count)
+    def top(self, scores: np.ndarray, count: int = 5) -> Prediction:
+        """Returns the best classes of one row of scores `[classes]`."""
+        if count < 1:
+            raise InputError(f"count={count} must be at least 1.")
+        best = np.argsort(-scores, kind="stable")[:count].tolist()
+        return Prediction(
+            tuple(self._label(index) for index in best),
+            tuple(float(scores[index]) for index in best),
+        )
 
     def _label(self, index: int) -> str:
         names = self.info.class_names

@@ -1,15 +1,19 @@
 """Runs a model file of any format on prepared images.
 
-This file imports nothing of the package, and TensorFlow or LiteRT only when a file needs
-it. It is also a program: `python runtime.py MODEL IMAGES.npy OUTPUTS.npy` runs a model
-over an array in a fresh interpreter, which is how exported files are checked.
+This file imports nothing of the package, and TensorFlow, LiteRT or ONNX Runtime only when a
+file needs it. It is also a program: `python runtime.py MODEL IMAGES.npy OUTPUTS.npy` runs a
+model over an array in a fresh interpreter, which is how exported files are checked.
 """
 
 import os
+import queue
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,35 +22,52 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Runner:
-    """A loaded model.
+    """A loaded model. Several threads may use it at once.
 
     Attributes:
         run: from images `[count, height, width, channels]` with values in 0-255 to float32
             scores `[count, classes]`.
         input_shape: of one image; None where a size is free.
+        output_shape: of what one image gives; None where a size is free.
     """
 
     run: Callable[[np.ndarray], np.ndarray]
     input_shape: tuple[int | None, ...]
+    output_shape: tuple[int | None, ...]
 
 
-def open_model(path: str | Path) -> Runner:
+def open_model(path: str | Path, threads: int | None = None) -> Runner:
     """Loads a model by its format.
 
     Args:
-        path: a .keras file, a SavedModel folder or a .tflite file.
+        path: a .keras file, a SavedModel folder, a .tflite or an .onnx file.
+        threads: cores that a .tflite or an .onnx file may keep busy; all that this process
+            may use if None. TensorFlow has one setting for the whole process
+            (`tf.config.threading`), which is left alone.
 
     Raises:
         ValueError: if the file is of none of these formats, or damaged.
     """
     path = Path(path)
+    threads = threads or available_cores()
     if path.is_dir() and (path / "saved_model.pb").is_file():
         return _saved_model(path)
     if path.suffix == ".tflite":
-        return _tflite(path)
+        return _LiteModel(path, threads).runner()
     if path.suffix == ".keras":
         return _keras(path)
-    raise ValueError("it is neither a .keras file, a SavedModel folder nor a .tflite file")
+    if path.suffix == ".onnx":
+        return _onnx(path, threads)
+    raise ValueError(
+        "it is neither a .keras file, a SavedModel folder, a .tflite file nor an .onnx file"
+    )
+
+
+def available_cores() -> int:
+    """Returns the number of cores that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _keras(path: Path) -> Runner:
@@ -56,11 +77,16 @@ def _keras(path: Path) -> Runner:
 
     model = keras.saving.load_model(path, compile=False, safe_mode=True)
     model.compile(jit_compile=False)  # XLA would compile for minutes on a CPU
+    # Not every backend's model may be called from two threads; one call uses all cores.
+    lock = threading.Lock()
 
     def run(images):
-        return np.asarray(model.predict(images, batch_size=BATCH_SIZE, verbose=0))
+        with lock:  # `predict` would spend several times the network's own time on one image
+            return np.concatenate(
+                [np.asarray(model.predict_on_batch(batch)) for batch in _batches(images)]
+            )
 
-    return Runner(run, tuple(model.input_shape[1:]))
+    return Runner(run, tuple(model.input_shape[1:]), tuple(model.output_shape[1:]))
 
 
 def _saved_model(path: Path) -> Runner:
@@ -69,37 +95,105 @@ def _saved_model(path: Path) -> Runner:
     loaded = tf.saved_model.load(path)
     # A signature holds its variables weakly, so `run` keeps the whole.
     signature = loaded.signatures["serving_default"]
-    ((input_name, spec),) = signature.structured_input_signature[1].items()
-    (output_name,) = signature.structured_outputs
+    input_name, spec = _only("input", list(signature.structured_input_signature[1].items()))
+    output_name, output = _only("output", list(signature.structured_outputs.items()))
 
     def run(images):
         signature = loaded.signatures["serving_default"]
         batches = [
             signature(**{input_name: tf.constant(batch, spec.dtype)})[output_name].numpy()
-            for batch in _batches(images, BATCH_SIZE)
+            for batch in _batches(images)
         ]
         return np.concatenate(batches)
 
-    return Runner(run, tuple(spec.shape[1:]))
+    return Runner(run, tuple(spec.shape[1:]), tuple(output.shape[1:]))
 
 
-def _tflite(path: Path) -> Runner:
-    from ai_edge_litert.interpreter import Interpreter
+def _onnx(path: Path, threads: int) -> Runner:
+    try:
+        import onnxruntime  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ValueError("running an .onnx file takes the package onnxruntime") from None
 
-    interpreter = Interpreter(str(path), num_threads=os.cpu_count())
-    interpreter.allocate_tensors()
-    (source,) = interpreter.get_input_details()
-    (target,) = interpreter.get_output_details()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    source = _only("input", session.get_inputs())
+    target = _only("output", session.get_outputs())
+    count, *shape = (size if isinstance(size, int) else None for size in source.shape)
+    dtype = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}[source.type]
 
     def run(images):
-        outputs = []
-        for image in _batches(images, 1):
-            interpreter.set_tensor(source["index"], quantize(image, source))
-            interpreter.invoke()
-            outputs.append(dequantize(interpreter.get_tensor(target["index"]), target))
+        batches = _batches(images, count or BATCH_SIZE)
+        outputs = [session.run(None, {source.name: batch.astype(dtype)})[0] for batch in batches]
         return np.concatenate(outputs)
 
-    return Runner(run, tuple(int(size) for size in source["shape"][1:]))
+    sizes = (size if isinstance(size, int) else None for size in target.shape[1:])
+    return Runner(run, tuple(shape), tuple(sizes))
+
+
+class _LiteModel:
+    """Interpreters over one LiteRT model; each is used by one thread at a time.
+
+    A single image gets the interpreter that has all the threads. Several images, and whoever
+    finds that one busy, get interpreters of one thread each, as many as there are threads:
+    cores that work on an image each wait for one another less than cores that share one, and
+    on a CPU a larger batch gains nothing. They are made when they are first needed.
+    """
+
+    def __init__(self, path: Path, threads: int):
+        self._content = path.read_bytes()  # what all of them read their weights from
+        self._threads = threads
+        self._wide = self._interpreter(threads)
+        self._wide_is_free = threading.Lock()
+        self._narrow: queue.LifoQueue[Any] = queue.LifoQueue()
+        for _ in range(threads):
+            self._narrow.put(None)  # a place that has no interpreter yet
+
+    def runner(self) -> Runner:
+        source, target = self._tensors(self._wide)
+        count, *shape = source["shape"].tolist()
+        if count != 1:
+            raise ValueError(f"it takes {count} images at a time; export it with a batch of 1")
+        return Runner(self._run, tuple(shape), tuple(target["shape"].tolist()[1:]))
+
+    def _run(self, images: np.ndarray) -> np.ndarray:
+        if len(images) == 1:
+            if self._wide_is_free.acquire(blocking=False):
+                try:
+                    return self._invoke(self._wide, images)
+                finally:
+                    self._wide_is_free.release()
+            return self._run_narrow(images)
+        with ThreadPoolExecutor(self._threads) as pool:
+            return np.concatenate(list(pool.map(self._run_narrow, _batches(images, 1))))
+
+    def _run_narrow(self, image: np.ndarray) -> np.ndarray:
+        interpreter = self._narrow.get()
+        try:
+            interpreter = interpreter or self._interpreter(1)
+            return self._invoke(interpreter, image)
+        finally:
+            self._narrow.put(interpreter)
+
+    def _interpreter(self, threads: int) -> Any:
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(model_content=self._content, num_threads=threads)
+        interpreter.allocate_tensors()
+        return interpreter
+
+    def _invoke(self, interpreter: Any, image: np.ndarray) -> np.ndarray:
+        source, target = self._tensors(interpreter)
+        interpreter.set_tensor(source["index"], quantize(image, source))
+        interpreter.invoke()
+        return dequantize(interpreter.get_tensor(target["index"]), target)
+
+    def _tensors(self, interpreter: Any) -> tuple[dict, dict]:
+        return (
+            _only("input", interpreter.get_input_details()),
+            _only("output", interpreter.get_output_details()),
+        )
 
 
 def quantize(values: np.ndarray, tensor: dict) -> np.ndarray:
@@ -107,6 +201,8 @@ def quantize(values: np.ndarray, tensor: dict) -> np.ndarray:
     scale, zero_point = tensor["quantization"]
     if not scale:
         return values.astype(tensor["dtype"])
+    if (scale, zero_point) == (1, 0) and values.dtype == tensor["dtype"]:
+        return values  # uint8 pixels, as they are
     limits = np.iinfo(tensor["dtype"])
     steps = np.rint(values / scale + zero_point)
     return np.clip(steps, limits.min, limits.max).astype(tensor["dtype"])
@@ -120,7 +216,13 @@ def dequantize(steps: np.ndarray, tensor: dict) -> np.ndarray:
     return ((steps.astype(np.float32) - zero_point) * scale).astype(np.float32)
 
 
-def _batches(images: np.ndarray, size: int):
+def _only(kind: str, items: Sequence) -> Any:
+    if len(items) != 1:
+        raise ValueError(f"it has {len(items)} {kind}s, and an image classifier has one")
+    return items[0]
+
+
+def _batches(images: np.ndarray, size: int = BATCH_SIZE):
     for start in range(0, len(images), size):
         yield np.asarray(images[start : start + size])
 

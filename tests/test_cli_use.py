@@ -1,0 +1,173 @@
+"""The command `predict`: over files, folders and patterns, into a table or a file."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_efficientnet as ke
+from keras_efficientnet.cli import main
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs the command line here; returns its exit code, standard output and error."""
+
+    def command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["keras-efficientnet", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def lite(model_files):
+    return model_files["float32"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Five images at two depths, one broken, and files that are none."""
+    root = tmp_path_factory.mktemp("photos")
+    (root / "tief" / "犬").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ("b.jpg", "a.PNG", "tief/c.webp", "tief/犬/d.jpg"):
+        pixels = rng.integers(0, 256, (6, 8, 3), np.uint8)
+        Image.fromarray(pixels).resize((90, 70)).save(root / name)
+    (root / "tief" / "broken.jpg").write_bytes((root / "b.jpg").read_bytes()[:100])
+    (root / "notes.txt").write_text("no image")
+    (root / ".hidden.jpg").write_bytes(b"")
+    return root
+
+
+READ = ["a.PNG", "b.jpg", "tief/c.webp", "tief/犬/d.jpg"]
+
+
+def test_a_folder_into_csv(command, lite, folder, tmp_path):
+    output = tmp_path / "new" / "results.csv"
+    code, out, err = command("predict", lite, folder, "--output", output, "--top", 2)
+    assert code == 0, err
+    assert out == f"Written to {output}: 4 images.\n"
+    skipped, count = err.splitlines()
+    assert skipped.startswith(f"Skipped: {folder / 'tief' / 'broken.jpg'} cannot be decoded")
+    assert count == "1 of 5 files were skipped."
+    with output.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["file", "label_1", "score_1", "label_2", "score_2"]
+    assert [row["file"] for row in rows] == [str(folder / name) for name in READ]
+    predictor = ke.Predictor(lite)
+    for row in rows:
+        expected = predictor.classify(row["file"], 2)
+        assert (row["label_1"], row["label_2"]) == expected.labels
+        scores = [float(row["score_1"]), float(row["score_2"])]
+        np.testing.assert_allclose(scores, expected.scores, atol=1e-5)
+    assert os.listdir(output.parent) == ["results.csv"]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_pattern_into_json_lines(command, lite, folder, tmp_path, workers):
+    output = tmp_path / "results.jsonl"
+    pattern = os.path.join(folder, "**", "*.[jw]*")
+    code, out, err = command(
+        *("predict", lite, pattern, folder / "a.PNG", "--output", output, "--json"),
+        *("--workers", workers),
+    )
+    assert code == 0, err
+    summary = json.loads(out)
+    assert (summary["output"], summary["images"]) == (str(output), 4)
+    (skipped,) = summary["skipped"]
+    assert skipped["file"].endswith("broken.jpg")
+    assert "cannot be decoded" in skipped["error"]
+    rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert [row["file"] for row in rows] == [str(folder / name) for name in READ[1:] + READ[:1]]
+    assert [len(row["top"]) for row in rows] == [3] * 4  # all the classes there are
+
+
+def test_results_without_an_output_go_to_the_terminal(command, lite, folder):
+    code, out, err = command("predict", lite, folder / "b.jpg", folder / "none.jpg", "--json")
+    assert code == 0
+    assert [row["file"] for row in json.loads(out)] == [str(folder / "b.jpg")]
+    assert "none.jpg does not exist." in err
+    code, out, _ = command("predict", lite, folder / "tief", "--top", 1)
+    assert code == 0
+    assert "chat" in out or "犬" in out or "лиса" in out
+
+
+def test_nothing_is_left_where_no_image_could_be_read(command, lite, folder, tmp_path):
+    broken = folder / "tief" / "broken.jpg"
+    code, out, err = command("predict", lite, broken, "--output", tmp_path / "results.csv")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith(f"Error: No image could be read: {broken} cannot")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_arguments_are_one_sentence(command, lite, folder, tmp_path):
+    (tmp_path / "there.csv").write_text("precious")
+    (tmp_path / "empty").mkdir()
+    photo = folder / "b.jpg"
+    for arguments, message in (
+        ([lite, photo, "--output", tmp_path / "results.txt"], "must end in .csv or .jsonl"),
+        ([lite, photo, "--output", tmp_path / "there.csv"], "--overwrite"),
+        ([lite, tmp_path / "empty"], "empty holds no image files; .bmp, .gif"),
+        ([lite, tmp_path / "*.jpg"], "*.jpg holds no image files"),
+        ([tmp_path / "none.tflite", photo], "does not exist"),
+        ([lite, photo, "--top", 0], "--top"),
+        ([lite, photo, "--workers", 0], "--workers"),
+    ):
+        code, out, err = command("predict", *arguments)
+        assert (code, out) == (2, ""), arguments
+        assert len(err.splitlines()) == 1
+        assert message in err
+    assert (tmp_path / "there.csv").read_text() == "precious"
+    arguments = ["predict", lite, photo, "--output", tmp_path / "there.csv", "--overwrite"]
+    assert command(*arguments)[0] == 0
+    assert (tmp_path / "there.csv").read_text().startswith("file,label_1")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not text, as Linux has them")
+def test_a_file_name_that_is_not_text_is_written_readably(command, lite, folder, tmp_path):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    (tmp_path / name).write_bytes((folder / "b.jpg").read_bytes())
+    for suffix in ("csv", "jsonl"):
+        output = tmp_path / f"results.{suffix}"
+        assert command("predict", lite, tmp_path, "--output", output)[0] == 0
+        assert "caf\ufffd.jpg" in output.read_text(encoding="utf-8")
+    code, out, _ = command("predict", lite, tmp_path / name, "--json")
+    assert code == 0
+    assert json.loads(out)[0]["file"].endswith("caf\ufffd.jpg")
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_run_leaves_no_torn_result(lite, folder, tmp_path, stop):
+    photos = [str(folder / "b.jpg")] * 3000
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "keras_efficientnet.cli", "predict", str(lite), *photos),
+            *("--output", str(tmp_path / "results.csv")),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not any(path.stat().st_size for path in tmp_path.glob(".*/*")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(stop)
+    _, err = process.communicate(timeout=60)
+    assert not (tmp_path / "results.csv").exists()
+    if stop == signal.SIGINT:
+        assert (process.returncode, err.strip()) == (130, "Error: Interrupted.")
+        assert list(tmp_path.iterdir()) == []

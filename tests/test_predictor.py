@@ -1,0 +1,264 @@
+"""The predictor on every format, from every kind of source, and from many threads."""
+
+import dataclasses
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_efficientnet as ke
+from keras_efficientnet import InputError, deploy
+from keras_efficientnet.data import images, sources
+from keras_efficientnet.deploy.runtime import BATCH_SIZE
+
+NAMES = ("chat", "犬", "лиса")
+
+
+@pytest.fixture(scope="module")
+def photos():
+    """Of one size, [24, 72, 96, 3], so that resizing and cropping matter."""
+    coarse = np.random.default_rng(1).integers(0, 256, (24, 6, 8, 3)).astype(np.uint8)
+    return np.stack([np.asarray(Image.fromarray(image).resize((96, 72))) for image in coarse])
+
+
+@pytest.fixture(scope="module")
+def model(model_files):
+    return keras.saving.load_model(model_files["keras"], compile=False)
+
+
+@pytest.fixture(scope="module")
+def expected(model, photos):
+    """Scores by `model.predict` of photos prepared as in evaluation."""
+    prepared = [images.prepare(Image.fromarray(photo), 64, 0.875) for photo in photos]
+    return model.predict(np.stack(prepared), verbose=0)
+
+
+@pytest.fixture(scope="module")
+def lite(model_files):
+    return ke.Predictor(model_files["float32"])
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [("keras", 1e-5), ("saved_model", 1e-5), ("float32", 1e-4)]
+)
+def test_every_format_gives_the_scores_of_the_keras_model(
+    model_files, photos, expected, name, tolerance
+):
+    predictor = ke.Predictor(model_files[name])
+    for answers in (predictor.classify(photos, 3), [predictor.classify(p, 3) for p in photos]):
+        for answer, scores in zip(answers, expected, strict=True):
+            order = np.argsort(-scores)
+            assert answer.labels == tuple(NAMES[index] for index in order)
+            np.testing.assert_allclose(answer.scores, scores[order], atol=tolerance)
+
+
+def test_an_int8_file_gives_scores_near_those_of_the_model(model_files, photos, expected):
+    answers = ke.Predictor(model_files["int8"]).classify(photos, 3)
+    for answer, scores in zip(answers, expected, strict=True):
+        by_name = dict(zip(NAMES, scores, strict=True))
+        assert all(abs(score - by_name[label]) < 0.25 for label, score in answer)
+        assert sum(answer.scores) == pytest.approx(1, abs=0.02)
+
+
+def test_a_path_bytes_an_image_and_an_array_are_read_alike(lite, photos, tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(photos[0]).save(path)
+    kinds = [path, str(path), path.read_bytes(), Image.open(path), photos[0]]
+    kinds += [photos[0].astype(np.float32)]
+    answers = [lite.classify(kind) for kind in kinds]
+    # Two interpreters with different numbers of threads may round differently.
+    for answer in [*answers, *lite.classify(kinds), *lite.classify(photos[:1])]:
+        assert answer.labels == answers[0].labels
+        np.testing.assert_allclose(answer.scores, answers[0].scores, atol=1e-6)
+    assert lite.classify([]) == []
+
+
+def test_a_prediction_holds_the_best_classes_first(lite):
+    prediction = lite.top(np.array([0.25, 0.5, 0.25]), 2)
+    assert prediction == deploy.Prediction(("犬", "chat"), (0.5, 0.25))
+    assert (prediction.label, prediction.score, len(prediction)) == ("犬", 0.5, 2)
+    assert list(prediction) == [("犬", 0.5), ("chat", 0.25)]
+    assert len(lite.top(np.array([0.25, 0.5, 0.25]), 9)) == 3
+
+
+@pytest.mark.parametrize("name", ["keras", "saved_model", "float32", "int8"])
+def test_eight_threads_get_the_answers_of_one(model_files, photos, name):
+    predictor = ke.Predictor(model_files[name], threads=2)
+    alone = [predictor.classify(photo, 3) for photo in photos]
+
+    def work(seed):
+        rng = np.random.default_rng(seed)
+        wrong = 0
+        for index in rng.permutation(len(photos)):
+            group = [index] if rng.random() < 0.7 else [index, 0, 1]
+            answers = (
+                predictor.classify([photos[i] for i in group], 3)
+                if len(group) > 1
+                else [predictor.classify(photos[index], 3)]
+            )
+            for i, answer in zip(group, answers, strict=True):
+                same = np.allclose(answer.scores, alone[i].scores, atol=1e-5)
+                wrong += not (same and answer.labels == alone[i].labels)
+        return wrong
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(work, range(8))) == [0] * 8
+
+
+def test_a_stream_keeps_order_and_goes_on_after_bad_images(lite, photos, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"not an image")
+    given = [photos[0], tmp_path / "bad.jpg", photos[1], tmp_path / "none.jpg", photos[2]]
+    answers = list(lite.stream(iter(given), 1))
+    assert [source is item for (source, _), item in zip(answers, given, strict=True)] == [True] * 5
+    found = [answer for _, answer in answers]
+    assert [isinstance(answer, InputError) for answer in found] == [False, True, False, True, False]
+    for index, answer in ((0, found[0]), (1, found[2]), (2, found[4])):
+        assert answer.label == lite.classify(photos[index]).label
+    assert "bad.jpg is not an image" in str(found[1])
+    ((_, alone),) = lite.stream([tmp_path / "none.jpg"])  # a group without any image
+    assert "none.jpg does not exist" in str(alone)
+
+
+def test_a_stream_reads_a_bounded_number_of_images_ahead(lite, photos):
+    taken = 0
+
+    def endless():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield photos[taken % len(photos)]
+
+    stream = lite.stream(endless())
+    for _ in range(BATCH_SIZE + 1):
+        next(stream)
+    assert taken == 2 * BATCH_SIZE
+    stream.close()
+
+
+def test_bad_input_is_one_sentence(lite, photos, tmp_path):
+    for call, message in (
+        (lambda: lite.classify(tmp_path / "none.jpg"), "none.jpg does not exist"),
+        (lambda: lite.classify(b""), "not an image"),
+        (lambda: lite.classify(7), "given as int cannot be read"),
+        (lambda: lite.classify([photos[0], "none.jpg"]), "Image 1 of 2: none.jpg does not exist"),
+        (lambda: lite.classify(np.zeros((4, 4, 5))), r"shape \(4, 4, 5\) cannot be used"),
+        (lambda: lite.classify(np.full((4, 4, 3), -1.0)), "between 0 and 255"),
+        (lambda: lite.classify(photos[0], 0), "count=0 must be at least 1"),
+        (lambda: lite.scores(photos), r"\(24, 72, 96, 3\) cannot be used"),
+        (lambda: lite.scores(np.zeros((0, 64, 64, 3))), "at least one"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_models_that_are_no_classifiers_are_refused(small, model_files, tmp_path):
+    (tmp_path / "broken.keras").write_bytes(b"PK not really")
+    (tmp_path / "broken.tflite").write_bytes(b"TFL3 not really" * 9)
+    (tmp_path / "folder").mkdir()
+    inputs = keras.Input((64, 64, 3))
+    code = keras.Model(inputs, keras.layers.Lambda(lambda x: x)(inputs))
+    code.save(tmp_path / "code.keras")
+    ke.EfficientNet(small, include_top=False).save(tmp_path / "features.keras")
+    grey = ke.EfficientNet(small, input_shape=(64, 64, 1), include_preprocessing=False)
+    grey.save(tmp_path / "grey.keras")
+    two = keras.Model(inputs, [keras.layers.Flatten()(inputs)] * 2)
+    info = deploy.read_info(model_files["keras"])
+    two_lite = tmp_path / "two.tflite"
+    deploy.export_tflite(two, two_lite, info)
+    other = tmp_path / "other.keras"
+    shutil.copy(model_files["float32"], tmp_path / "other.tflite")
+    deploy.save_keras(ke.EfficientNet(small, classes=3, input_shape=(32, 32, 3)), other, info)
+    for name, message in (
+        ("none.keras", "does not exist"),
+        ("broken.keras", "Cannot load model"),
+        ("broken.tflite", "Cannot load model"),
+        ("folder", "neither a .keras file"),
+        ("code.keras", "Cannot load model"),
+        ("features.keras", "not one score for each class"),
+        ("grey.keras", "not RGB images"),
+        ("two.tflite", "has 2 outputs"),
+        ("other.keras", "says otherwise of itself"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ke.Predictor(tmp_path / name)
+    with pytest.raises(InputError, match="threads=0 must be at least 1"):
+        ke.Predictor(model_files["float32"], threads=0)
+
+
+def test_a_model_file_without_a_description_still_works(model, photos, expected, tmp_path):
+    model.save(tmp_path / "plain.keras")
+    predictor = ke.Predictor(tmp_path / "plain.keras")
+    assert (predictor.info.class_names, predictor.info.image_size) == ((), 64)
+    label, score = next(iter(predictor.classify(photos[0])))
+    assert label == f"class {expected[0].argmax()}"
+    assert score == pytest.approx(expected[0].max(), abs=1e-5)
+
+
+def test_a_lite_file_needs_neither_tensorflow_nor_keras(run_python, model_files):
+    run_python(
+        """
+import sys
+import numpy as np
+import keras_efficientnet as ke
+predictor = ke.Predictor(sys.argv[1])
+assert len(predictor.classify(np.zeros((80, 64, 3), np.uint8))) == 3
+assert not {"keras", "tensorflow"} & set(sys.modules)
+""",
+        model_files["float32"],
+    )
+
+
+def labelled(photos, labels, names):
+    examples = sources.ArrayExamples(photos, labels)
+    return sources.DataSet("photos", "photos", names, examples, examples, 1.0, False)
+
+
+def test_evaluation_matches_classes_by_name(model_files, model, photos, expected, tmp_path):
+    predictor = ke.Predictor(model_files["keras"])
+    best = expected.argmax(1)
+    to_data = {0: 2, 1: 0, 2: 1}  # the data lists the same names in another order
+    names = ("犬", "лиса", "chat")
+    labels = np.array([to_data[label] for label in best])
+    result = deploy.evaluate(predictor, labelled(photos, labels, names))
+    assert (result["images"], result["accuracy"], result["confusions"]) == (24, 1, [])
+    assert "top5_accuracy" not in result
+    counts = {name: int((best == index).sum()) for index, name in enumerate(NAMES)}
+    assert {name: row["images"] for name, row in result["classes"].items()} == {
+        name: count for name, count in counts.items() if count
+    }
+    wrong = deploy.evaluate(predictor, labelled(photos, (labels + 1) % 3, names))
+    assert wrong["accuracy"] == 0
+    assert {(row["class"], row["taken_for"]): row["images"] for row in wrong["confusions"]} == {
+        (names[(to_data[index] + 1) % 3], NAMES[index]): counts[NAMES[index]]
+        for index in set(best.tolist())
+    }
+    with pytest.raises(InputError, match="'wolf' is not among the model's: chat"):
+        deploy.evaluate(predictor, labelled(photos, best, ("chat", "wolf", "лиса")))
+    model.save(tmp_path / "nameless.keras")
+    nameless = ke.Predictor(tmp_path / "nameless.keras")
+    with pytest.raises(InputError, match="tells 3 classes apart and the data has 4"):
+        deploy.evaluate(nameless, labelled(photos, best, ("a", "b", "c", "d")))
+
+
+def test_evaluation_counts_the_five_best_of_more_classes(small, photos, tmp_path):
+    names = tuple("abcdefgh")
+    model = ke.EfficientNet(small, classes=8, input_shape=(64, 64, 3))
+    info = deploy.ModelInfo("small", names, 64, 0.875)
+    deploy.save_keras(model, tmp_path / "m.keras", info)
+    predictor = ke.Predictor(tmp_path / "m.keras")
+    scores = predictor.scores(np.stack([predictor.prepare(photo) for photo in photos]))
+    order = np.argsort(-scores, axis=1, kind="stable")
+    ranks = np.arange(len(photos)) % 7  # 0 to 6, so that some are among the best five
+    labels = order[np.arange(len(photos)), ranks]
+    result = deploy.evaluate(predictor, labelled(photos, labels, names))
+    assert result["accuracy"] == pytest.approx(np.mean(ranks == 0))
+    assert result["top5_accuracy"] == pytest.approx(np.mean(ranks < 5))
+    for index, name in enumerate(names):
+        if (labels == index).any():
+            share = np.mean(ranks[labels == index] < 5)
+            assert result["classes"][name]["top5_accuracy"] == pytest.approx(share)
+    assert sum(row["images"] for row in result["confusions"]) == np.sum(ranks > 0)
+    assert dataclasses.astuple(predictor.info)[1] == names
