@@ -1,5 +1,6 @@
 """The training loop: stages of `model.fit` that can be interrupted and resumed anywhere."""
 
+import importlib.util
 import math
 import time
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ class Execution:
             raise InputError(
                 f"precision={self.precision!r} must be one of {', '.join(PRECISIONS)}."
             )
+        if self.tensorboard and not importlib.util.find_spec("tensorboard"):
+            raise InputError("tensorboard=True needs TensorBoard; run: pip install tensorboard.")
         if not self.checkpoint_seconds >= 0:
             raise InputError(f"checkpoint_seconds={self.checkpoint_seconds!r} must be at least 0.")
 

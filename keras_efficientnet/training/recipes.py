@@ -372,7 +372,10 @@ def recipe(name: str, variant: scaling.Variant | None = None, **overrides: Any) 
     """
     if name not in RECIPES:
         raise InputError(f"Unknown recipe {name!r}; choose {', '.join(RECIPES)}.")
-    base = _named(name, variant, overrides)
+    epochs = overrides.get("epochs")
+    if epochs is not None:
+        _replace(Recipe(), {"epochs": epochs})  # refused before anything is reckoned from it
+    base = _named(name, variant, epochs)
     parts = {
         field: value
         for field in ("augmentation", "progressive", "fine_tuning")
@@ -402,7 +405,7 @@ def recipe(name: str, variant: scaling.Variant | None = None, **overrides: Any) 
     return _replace(base, {**changed, **parts})
 
 
-def _named(name: str, variant: scaling.Variant | None, overrides: dict[str, Any]) -> Recipe:
+def _named(name: str, variant: scaling.Variant | None, epochs: int | None) -> Recipe:
     spec = scaling.get_variant(variant) if variant is not None else None
     variant_name = spec.name if spec else ""
     magnitude = _MAGNITUDES.get(variant_name, 10)
@@ -421,7 +424,7 @@ def _named(name: str, variant: scaling.Variant | None, overrides: dict[str, Any]
             augmentation=Augmentation(policy="rand", magnitude=magnitude, mixup_alpha=mixup),
             progressive=Progressive(),
         )
-    epochs = overrides.get("epochs", 22 if name == "small" else 18)
+    epochs = epochs or (22 if name == "small" else 18)
     # What both do: few steps in all, so that the rate falls within them.
     short = dataclasses.replace(
         paper,
