@@ -11,6 +11,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 import keras_efficientnet as ke
@@ -22,12 +23,13 @@ from keras_efficientnet.training import fit, recipe, train
 COLOURS = {"blue": (0, 0, 255), "grün": (0, 255, 0), "red": (255, 0, 0)}
 
 
-def cli(*arguments, cwd=None):
+def cli(*arguments, cwd=None, **environment):
     return subprocess.run(
         [sys.executable, "-m", "keras_efficientnet.cli", *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=cwd,
+        env={**os.environ, **environment},
         timeout=600,
         check=False,
     )
@@ -52,7 +54,7 @@ def complaint(*arguments, **options):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Three classes told apart by their colour, with a little noise."""
+    """Three classes told apart by their colour, with a little noise; one file is damaged."""
     root = tmp_path_factory.mktemp("data") / "colours"
     rng = np.random.default_rng(0)
     for name, colour in COLOURS.items():
@@ -60,7 +62,41 @@ def photos(tmp_path_factory):
         for index in range(20):
             noisy = np.clip(np.array(colour) + rng.normal(0, 30, (48, 40, 3)), 0, 255)
             Image.fromarray(noisy.astype(np.uint8)).save(root / name / f"{index}.jpg")
+    (root / "red" / "damaged.jpg").write_bytes(b"no image")
     return root
+
+
+class Colours(tfds.core.GeneratorBasedBuilder):
+    """The same, as tensorflow-datasets prepares data; the command finds it by its files."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, photos, **options):
+        self.photos = photos
+        super().__init__(**options)
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(),
+            "label": tfds.features.ClassLabel(names=list(COLOURS)),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=("image", "label"),
+        )
+
+    def _split_generators(self, dl_manager):
+        return {
+            "train": self._generate_examples(range(16)),
+            "test": self._generate_examples(range(16, 20)),
+        }
+
+    def _generate_examples(self, indices):
+        for name in COLOURS:
+            for index in indices:
+                path = self.photos / name / f"{index}.jpg"
+                yield str(path), {"image": path, "label": name}
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +119,7 @@ def trained(tmp_path_factory, quick, photos):
     return output
 
 
-def test_a_run_leaves_everything_it_promises(trained):
+def test_a_run_leaves_everything_it_promises(trained, photos):
     assert sorted(path.name for path in trained.iterdir()) == [
         "history.csv",
         "labels.txt",
@@ -102,6 +138,9 @@ def test_a_run_leaves_everything_it_promises(trained):
     assert report["agreement"]["tflite_float32"] == report["agreement"]["saved_model"] == 1
     assert report["test_accuracy"]["keras"] > 0.6  # a third by chance
     assert report["files"]["model.keras"] == (trained / "model.keras").stat().st_size
+    (left_out,) = report["skipped"]
+    assert left_out["file"] == str(photos / "red" / "damaged.jpg")
+    assert "is not an image that can be read" in left_out["reason"]
     labels = (trained / "labels.txt").read_text(encoding="utf-8").splitlines()
     assert labels == list(COLOURS)
     rows = (trained / "history.csv").read_text().splitlines()
@@ -156,7 +195,11 @@ def test_export_and_tables(trained, photos, tmp_path):
     assert (tmp_path / "model_int8.tflite").stat().st_size == report["files"]["model_int8.tflite"]
     assert set(report["test_accuracy"]) == {"source", "exported"}
 
-    table = cli("export", trained / "model.keras", "--format", "savedmodel", "--output", tmp_path)
+    # Export goes through TensorFlow where another backend trains.
+    table = cli(
+        *("export", trained / "model.keras", "--format", "savedmodel", "--output", tmp_path),
+        KERAS_BACKEND="jax",
+    )
     assert table.returncode == 0
     assert "saved_model" in table.stdout
     assert "100.0 %" in table.stdout
@@ -248,6 +291,7 @@ def test_bad_input_ends_in_one_sentence(trained, photos, tmp_path):
         (["train", "--epochs", "many"], "many"),
         (["train", "--data", f"folder:{tmp_path / 'none'}"], "does not exist"),
         (["train", "--epochs", 0], "epochs=0 must be at least 1"),
+        (["train", "--data", f"folder:{photos}", "--strict-data"], "damaged.jpg"),
         (["train", "--image-size", 16], "at least 32 pixels"),
         (["train", "--weights", "none.weights.h5"], "none.weights.h5"),
         (["evaluate", model], "--data"),
@@ -283,19 +327,39 @@ def test_options_of_training_are_checked_one_by_one(options, message, tmp_path, 
     assert not list(tmp_path.rglob("*.*"))
 
 
-def test_single_values_of_a_recipe_can_be_set(trained, photos, tmp_path):
-    report = answer(
-        *("train", "--data", f"folder:{photos}", "--image-size", 32, "--recipe", "paper"),
+def test_single_values_of_a_recipe_can_be_set_and_data_be_prepared(photos, tmp_path):
+    prepared = tmp_path / "prepared"
+    Colours(photos, data_dir=prepared).download_and_prepare()
+    run = cli(
+        *("train", "--data", "tfds:colours", "--image-size", 32, "--recipe", "paper"),
         *("--epochs", 1, "--batch-size", 24, "--set", "policy=rand", "--set", "magnitude=7"),
         *("--set", "ema_decay=0.5", "--set", "batch_norm_momentum=0.5", "--class-weights"),
         *("--accumulation", 2, "--tensorboard", "--json"),
         cwd=tmp_path,
+        TFDS_DATA_DIR=str(prepared),
+    )
+    assert run.returncode == 0, run.stderr
+    report = json.loads(run.stdout)
+    # The run prints what its recipe resolved to before it begins.
+    for line in ("Recipe paper", "  policy = rand", "  rho = 0.9", "  train: 1 epochs at 32 px"):
+        assert line in run.stderr
+    assert (report["data"], report["train_images"], report["test_images"]) == (
+        "tfds:colours",
+        48,
+        12,
     )
     assert report["recipe"]["name"] == "paper"
     assert report["recipe"]["augmentation"]["policy"] == "rand"
     assert report["recipe"]["augmentation"]["magnitude"] == 7
     assert (report["recipe"]["ema_decay"], report["accumulation"]) == (0.5, 2)
-    assert list((tmp_path / report["output"] / "tensorboard").rglob("events.*"))
+    output = tmp_path / report["output"]
+    assert list((output / "tensorboard").rglob("events.*"))
+    result = answer(
+        *("evaluate", output / "model_float32.tflite", "--data", "tfds:colours", "--json"),
+        TFDS_DATA_DIR=str(prepared),
+    )
+    assert result["images"] == 12
+    assert result["accuracy"] == report["test_accuracy"]["tflite_float32"]
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_leaves_nothing(photos, tmp_path):

@@ -1,5 +1,6 @@
 """`keras-efficientnet export`."""
 
+import os
 from pathlib import Path
 
 import click
@@ -48,6 +49,8 @@ def export(model, file_format, quantize, load_data, output, overwrite, as_json):
       keras-efficientnet export model.keras
       keras-efficientnet export model.keras --quantize int8 --calibration folder:photos
     """
+    # The converters are TensorFlow's, whatever backend has trained.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     import_tensorflow()
     from keras_efficientnet.deploy.convert import convert
 

@@ -181,11 +181,11 @@ def train(
         )
 
     report = distribution.on_hosts(run, hosts, process_id) if hosts else run()
-    if process_id:
-        click.echo(f"Process 0 has exported and checked the model of process {process_id} too.")
-        return
     if as_json:
         print_json(report)
+        return
+    if process_id:
+        click.echo(f"Process 0 has exported and checked the model of process {process_id} too.")
         return
     print_artifacts(report)
     click.echo(f"Written to {report['output']} in {report['seconds']:.0f} s.")

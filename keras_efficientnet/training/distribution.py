@@ -120,10 +120,13 @@ def on_hosts(
 
 def _child(work, addresses, process_id, connect_seconds, sender, notes) -> None:
     """Sends that it is connected, does the work, sends `(True, result)` or `(False, error)`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # Native code's notes, such as the stack trace of its abort, are not for users.
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-    os.dup2(notes.fileno(), 2)
+    # Native code's notes, such as gloo's greeting and the stack trace of an abort, are for
+    # neither users nor scripts that read the output.
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        setattr(sys, name, os.fdopen(os.dup(number), "w", buffering=1))
+        os.dup2(notes.fileno(), number)
     try:
         _connect(addresses, process_id, connect_seconds)
         sender.send(CONNECTED)
@@ -144,6 +147,7 @@ def _child(work, addresses, process_id, connect_seconds, sender, notes) -> None:
     except BaseException:
         traceback.print_exc()
         sender.send((False, SystemExit(1)))
+    sys.stdout.flush()
     sys.stderr.flush()
 
 
