@@ -1,14 +1,21 @@
 import dataclasses
+import importlib.util
+import os
+import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from keras import layers
 
 import keras_efficientnet as ke
 from keras_efficientnet import InputError
 from keras_efficientnet.data.pipeline import training_batches
 from keras_efficientnet.data.sources import ArrayExamples, DataSet
+from keras_efficientnet.data.tfds import from_builder
 from keras_efficientnet.training import Execution, checkpoint, fit, recipe
 
 CLASSES = 3
@@ -159,6 +166,44 @@ def test_a_killed_run_ends_as_an_unbroken_one(
     assert resumed_history == history
 
 
+def test_a_killed_run_on_prepared_data_ends_as_an_unbroken_one(
+    tiny, data, held_out, kill_after, tmp_path
+):
+    for split, examples in (("train", data.train), ("test", data.test)):
+        for index, (image, label) in enumerate(examples):
+            folder = tmp_path / "data" / split / data.class_names[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            image.save(folder / f"{index}.png")
+    prepared = from_builder(tfds.folder_dataset.ImageFolder(str(tmp_path / "data")))
+    weights, history = run(tiny, prepared, held_out, "averaged", tmp_path / "whole")
+    kill_after(7)
+    with pytest.raises(Killed):
+        run(tiny, prepared, held_out, "averaged", tmp_path / "broken")
+    kill_after(None)
+    resumed_weights, resumed_history = run(
+        tiny, prepared, held_out, "averaged", tmp_path / "broken"
+    )
+    for one, other in zip(weights, resumed_weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert resumed_history == history
+
+
+@pytest.mark.jax
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
+def test_killed_runs_end_as_unbroken_ones_on_jax_too():
+    kinds = "averaged or accumulating or half"
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n", "0", "-k", f"killed_run and ({kinds})", __file__],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout
+    assert "3 passed" in result.stdout
+
+
 def test_a_finished_run_is_not_run_again(tiny, data, held_out, unbroken, tmp_path):
     weights, history = unbroken("averaged")
     run(tiny, data, held_out, "averaged", tmp_path)
@@ -175,6 +220,17 @@ def test_a_checkpoint_of_another_network_is_refused(tiny, data, held_out, tmp_pa
         fit(network(tiny), data, chosen, image_size=40, folder=tmp_path)
 
 
+def test_the_bar_tells_images_a_second_time_left_and_results(data, held_out, capsys):
+    chosen = recipe("small", epochs=2, batch_size=BATCH)
+    fit(linear(), data, chosen, image_size=40, held_out=held_out)
+    last = capsys.readouterr().err.splitlines()[-1].split("\r")[-1]
+    assert re.fullmatch(
+        r"Epoch 2/2: 100%\|█+\| 80\.0/80\.0 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+k?img/s, "
+        r"loss \d+\.\d{3}, acc \d\.\d{3}, val acc \d\.\d{3}\]",
+        last,
+    ), last
+
+
 def test_the_history_tells_stage_size_and_rate(unbroken):
     _, history = unbroken("progressive")
     assert [row["epoch"] for row in history] == [1, 2, 3, 4]
@@ -187,16 +243,20 @@ def test_the_history_tells_stage_size_and_rate(unbroken):
     assert {"loss", "accuracy", "val_loss", "val_accuracy"} < set(history[0])
 
 
-def test_it_does_what_a_loop_written_out_does(data):
+@pytest.mark.parametrize("ema_decay", [0.0, 0.5])
+def test_it_does_what_a_loop_written_out_does(data, ema_decay):
     """One stage of the loop against Keras' own train_on_batch over the same batches."""
-    chosen = recipe("small", epochs=2, batch_size=BATCH, l2=1e-3)
+    chosen = recipe("small", epochs=2, batch_size=BATCH, l2=1e-3, ema_decay=ema_decay)
     ours, theirs = linear(), linear()
     fit(ours, data, chosen, image_size=40, seed=5)
     chosen.compile(theirs, steps_per_epoch=5)
     batches = training_batches(data, 40, BATCH, 5, augmentation=chosen.augmentation)
-    for images, labels in batches.take(10):
+    average = theirs.get_weights()[0]
+    for step, (images, labels) in enumerate(batches.take(10).as_numpy_iterator(), 1):
         theirs.train_on_batch(images, labels)
-    np.testing.assert_array_equal(ours.get_weights()[0], theirs.get_weights()[0])
+        decay = min(ema_decay, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * theirs.get_weights()[0]
+    np.testing.assert_allclose(ours.get_weights()[0], average, rtol=0, atol=1e-7)
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole(data):
