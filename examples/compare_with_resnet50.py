@@ -54,6 +54,10 @@ def smaller(data: ke.data.DataSet, train_images: int, test_images: int) -> ke.da
     def some(examples, count):
         if not 0 < count < len(examples):
             return examples
+        if not hasattr(examples, "subset"):
+            raise SystemExit(
+                "--train-images and --test-images go with folder: and csv: data; pass 0 for all."
+            )
         classes = [np.flatnonzero(examples.labels == label) for label in np.unique(examples.labels)]
         chosen = [indices[: count // len(classes)] for indices in classes]
         return examples.subset(np.sort(np.concatenate(chosen)))

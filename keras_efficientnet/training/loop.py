@@ -169,10 +169,6 @@ class _Run:
             self.steps_done * self.batch_size,
             self.batch_size,
         )
-        if recipe.batch_norm_momentum is not None:
-            for layer in model.layers:
-                if isinstance(layer, keras.layers.BatchNormalization):
-                    layer.momentum = recipe.batch_norm_momentum
 
     def train(self, stage: Stage) -> None:
         """Goes through one stage, or the part of it that is still to be done."""

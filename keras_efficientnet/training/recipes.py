@@ -270,6 +270,8 @@ class Recipe:
     ) -> keras.Model:
         """Compiles a classifier for `model.fit` with this optimizer, schedule and loss.
 
+        Batch normalization gets the recipe's momentum.
+
         Args:
             model: ends in a softmax or in logits. Labels may be class indices `[batch]`
                 or distributions `[batch, classes]`.
@@ -283,6 +285,10 @@ class Recipe:
         """
         if steps_per_epoch < 1:
             raise InputError(f"steps_per_epoch={steps_per_epoch} must be at least 1.")
+        if self.batch_norm_momentum is not None:
+            for layer in model.layers:
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.momentum = self.batch_norm_momentum
         rate = stage.base_learning_rate if stage else None
         activation = getattr(model.layers[-1], "activation", None)
         model.compile(
@@ -436,6 +442,9 @@ def _named(name: str, variant: scaling.Variant | None, epochs: int | None) -> Re
         initial_mean_square=0.0,
         ema_decay=0.0,
         drop_connect_rate=0.05,
+        # The paper's 0.99 remembers more steps than such a run has: its moving statistics would
+        # still be those of the first weights when the last are evaluated.
+        batch_norm_momentum=0.9,
         augmentation=Augmentation(min_crop_area=0.75),
         # RMSprop's steps do not shrink with the gradient: at the paper's rate, few epochs
         # leave weights so scattered that 8 bits cannot hold the activations.
@@ -447,7 +456,6 @@ def _named(name: str, variant: scaling.Variant | None, epochs: int | None) -> Re
         short,
         batch_size=32,
         drop_connect_rate=0.1,
-        batch_norm_momentum=0.9,
         # Weights that are good already want smaller steps than random ones.
         base_learning_rate=paper.base_learning_rate / 4,
         augmentation=Augmentation(min_crop_area=0.3),
