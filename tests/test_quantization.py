@@ -8,7 +8,7 @@ import pytest
 
 import keras_efficientnet as ke
 from keras_efficientnet.deploy import quantization
-from keras_efficientnet.deploy.quantization import GateError, plain_int8, quantize_int8
+from keras_efficientnet.deploy.quantization import GateError, Int8Options, plain_int8, quantize_int8
 from keras_efficientnet.deploy.quantization_graph import MAX_SCALE, Graph
 
 SIZE, CLASSES = 48, 40
@@ -164,7 +164,7 @@ def test_lopsided_channels_are_found_and_equalized(lopsided):
     gate = before + 0.05
     file, report = quantize_int8(lopsided, images, check, min_agreement=gate)
     assert report.agreement >= gate
-    gains = {swish["layer"]: swish["gain"] for swish in report.document()["equalized"]}
+    gains = {swish.layer: swish.gain for swish in report.equalized}
     assert gains["block2a_expand_conv"] == max(gains.values()) > 3
     found = quantization._run(file, check)
     assert np.abs(found - expected).mean() < 0.75 * np.abs(plain - expected).mean()
@@ -208,9 +208,11 @@ def test_a_gate_that_no_file_meets_is_said_so(model, tmp_path):
     assert len(caught.value.report.in_float) == len(Graph(content).parts())
 
 
-def test_a_gate_out_of_range_is_refused(content):
+def test_options_out_of_range_are_refused():
     with pytest.raises(ke.InputError, match=r"min_agreement=1\.5 must be from 0 to 1"):
-        quantize_int8(content, pictures(2, 0), pictures(2, 1), min_agreement=1.5)
+        Int8Options(min_agreement=1.5)
+    with pytest.raises(ke.InputError, match="qat_epochs=-1 must be at least 0"):
+        Int8Options(qat_epochs=-1)
 
 
 def test_networks_without_swish_are_quantized(randomize, tmp_path):

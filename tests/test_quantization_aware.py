@@ -22,13 +22,6 @@ def model(small, randomize):
     return model
 
 
-def batches(size=8):
-    seed = 100
-    while True:
-        yield pictures(size, seed)
-        seed += 1
-
-
 def test_rounding_is_that_of_a_file(model):
     """The training graph's error is of the size of the file's, and not zero."""
     images = pictures(32, 2)
@@ -66,7 +59,7 @@ def test_fine_tuning_beats_quantization_after_training(model, tmp_path):
         return np.square(np.log(scores + 1e-3) - np.log(expected + 1e-3)).mean()
 
     before = [np.array(value) for value in model.get_weights()]
-    tuned = quantization_aware.fine_tune(model, batches(), 60, images)
+    tuned = quantization_aware.fine_tune(model, images, epochs=20)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     assert [w.path for w in tuned.weights] == [w.path for w in model.weights]

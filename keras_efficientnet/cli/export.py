@@ -39,6 +39,20 @@ from keras_efficientnet.errors import InputError, reason
     "--calibration",
     f"Training data for the ranges of int8 and int16x8, and to compare the files on: {DATA_HELP}",
 )
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 1),
+    default=0.97,
+    show_default=True,
+    help="Share of held-out images on which int8 must name the same class as MODEL.",
+)
+@click.option(
+    "--qat-epochs",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Passes over the training images that fine-tune MODEL for int8, without labels.",
+)
 @click.option("--dynamic-batch", is_flag=True, help="Take any number of images at once, not one.")
 @click.option(
     "--image-size", type=int, help="Side of the input in pixels, of a model that takes any."
@@ -61,6 +75,8 @@ def export(
     formats,
     quantize,
     load_data,
+    min_agreement,
+    qat_epochs,
     dynamic_batch,
     image_size,
     labels,
@@ -88,6 +104,7 @@ def export(
     import_tensorflow()
     from keras_efficientnet.deploy.export import ExportError
     from keras_efficientnet.deploy.export import export as run
+    from keras_efficientnet.deploy.quantization import Int8Options
 
     info: dict[str, Any] = {name: text for name, text in texts.items() if text is not None}
     if image_size is not None:
@@ -104,6 +121,7 @@ def export(
             load_data,
             info=info,
             dynamic_batch=dynamic_batch,
+            int8=Int8Options(min_agreement, qat_epochs),
             overwrite=overwrite,
         )
     except ExportError as error:
@@ -122,10 +140,25 @@ def _print(model: Path, report: dict[str, Any]) -> None:
     if "source_accuracy" in report:
         click.echo(f"{model.name} itself: {percent(report['source_accuracy'])} right.")
     click.echo(f"Compared on {report['images']} {report['compared_on']}.")
+    if (int8 := report["quantization"].get("tflite_int8")) is not None:
+        _print_int8(int8)
     for name, operators in report["operators"].items():
         counts = ", ".join(f"{count} {operator}" for operator, count in operators.items())
         click.echo(f"Operators of {name}: {counts}.")
     click.echo(f"Written to {report['output']}.")
+
+
+def _print_int8(report: dict[str, Any]) -> None:
+    """Says what the int8 file took, a line for each step."""
+    size, latency = percent(report["size"]), percent(report["latency"])
+    click.echo(f"int8 has {size} of the float file's size and {latency} of its latency.")
+    for swish in report["equalized"]:
+        click.echo(f"  {swish['layer']}: channels equalized, {swish['gain']:+.1f} dB.")
+    for part in report["in_float"]:
+        click.echo(
+            f"  {part['part']} stays float: {part['gain']:+.1f} dB, {part['size'] / 1e3:+.0f} kB, "
+            f"latency x{part['latency']:.2f}."
+        )
 
 
 def _class_names(path: Path) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ from .metadata import read_info as read_info
 from .onnx import export_onnx as export_onnx
 from .predictor import Prediction as Prediction
 from .predictor import Predictor as Predictor
+from .quantization import GateError as GateError
+from .quantization import Int8Options as Int8Options
 from .saved_model import export_saved_model as export_saved_model
 from .saved_model import save_keras as save_keras
 from .verify import verify as verify

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from keras_efficientnet.deploy.litert import (
 )
 from keras_efficientnet.deploy.network import Info, Model, Network, normalizes, open_network
 from keras_efficientnet.deploy.onnx import check_onnx, export_onnx
+from keras_efficientnet.deploy.quantization import Int8Options
 from keras_efficientnet.deploy.saved_model import export_saved_model, save_keras
 from keras_efficientnet.deploy.verify import verify
 from keras_efficientnet.errors import InputError
@@ -35,6 +36,8 @@ Format = Literal["keras", "saved_model", "tflite", "onnx"]
 FORMATS: tuple[Format, ...] = ("keras", "saved_model", "tflite", "onnx")
 # Training images that quantization takes its ranges from, and how many are few.
 CALIBRATION_IMAGES = 200
+# Training images that fine-tuning under 8 bits goes through.
+QAT_IMAGES = 2000
 FEW_IMAGES = 32
 # Images that files are compared on: held-out ones at most, and random ones for want of any.
 CHECK_IMAGES = 1000
@@ -82,6 +85,7 @@ def export(
     *,
     info: Info = None,
     dynamic_batch: bool = False,
+    int8: Int8Options | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Exports a model in any formats, and checks every file against it.
@@ -105,12 +109,14 @@ def export(
         info: a description of the model, with its class names, or single fields of one, as in
             `{"class_names": names}`. What it leaves open is taken from the file or the model.
         dynamic_batch: let .tflite and .onnx files take any number of images, not one.
+        int8: what is asked of an int8 file: how well it must agree with the model, and
+            whether to fine-tune for it; `Int8Options()` if None.
         overwrite: replace existing files.
 
     Returns:
         Maps over `keras`, `saved_model`, `tflite_QUANTIZE` and `onnx`: `agreement`,
         `max_abs_difference` and `test_accuracy` as `verify` gives them, `operators` of
-        .tflite files, `quantization`, what int8 says of itself, and `failed`. `files`, each
+        .tflite files, `quantization`, what int8 took (`Int8Report`), and `failed`. `files`, each
         file's size in bytes. Of the model itself, `source_accuracy`. `images`, how many the
         files were compared on, and `compared_on`, of which kind; `preprocessing`; `skipped`,
         images that were left out; `warnings`; and the directory as `output`.
@@ -134,11 +140,15 @@ def export(
             "A SavedModel can be exported as tflite only; export the .keras file that it was made "
             f"from as {', '.join(formats)}."
         )
-    images, notes = _images(calibration, network, bool(calibrated))
+    int8 = int8 or Int8Options()
+    if int8.qat_epochs and network.model is None:
+        raise InputError("A SavedModel cannot be fine-tuned; export the .keras file instead.")
+    limit = QAT_IMAGES if int8.qat_epochs else CALIBRATION_IMAGES
+    images, notes = _images(calibration, network, bool(calibrated), limit)
     for warning in notes["warnings"]:
         print(f"Warning: {warning}", file=sys.stderr)
     write = _write if keras.backend.backend() == "tensorflow" else _write_in_tensorflow
-    report = write(network, directory, artifacts, images, dynamic_batch, overwrite)
+    report = write(network, directory, artifacts, images, dynamic_batch, int8, overwrite)
     report |= {**notes, "preprocessing": network.info.preprocessing, "output": str(directory)}
     if report["files"]:
         card.update(directory / card.FILE_NAME, network, report)
@@ -189,7 +199,7 @@ def _check_request(
 
 
 def _images(
-    calibration: Any, network: Network, must_calibrate: bool
+    calibration: Any, network: Network, must_calibrate: bool, limit: int
 ) -> tuple[Calibration, dict[str, Any]]:
     """Returns prepared images, and what a report says of them."""
     notes: dict[str, Any] = {"compared_on": "held-out images", "skipped": [], "warnings": []}
@@ -206,7 +216,7 @@ def _images(
     elif isinstance(calibration, Calibration):
         found = calibration
     elif isinstance(calibration, DataSet):
-        found, classes = _from_data(calibration, network)
+        found, classes = _from_data(calibration, network, limit)
         notes["skipped"] = [{"file": file, "reason": why} for file, why in calibration.skipped]
     else:
         found = _from_array(np.asarray(calibration))
@@ -224,7 +234,7 @@ def _images(
     return found, notes
 
 
-def _from_data(data: DataSet, network: Network) -> tuple[Calibration, np.ndarray]:
+def _from_data(data: DataSet, network: Network, limit: int) -> tuple[Calibration, np.ndarray]:
     """Prepares images of a data set, and returns the classes of those that calibrate."""
     info = network.info
     if network.shape[2] != 3:
@@ -233,7 +243,7 @@ def _from_data(data: DataSet, network: Network) -> tuple[Calibration, np.ndarray
             "calibrate it with an array of prepared images."
         )
     images, classes = pipeline.evaluation_arrays(
-        data.train, info.image_size, info.crop_fraction, CALIBRATION_IMAGES
+        data.train, info.image_size, info.crop_fraction, limit
     )
     held_out, labels = pipeline.evaluation_arrays(
         data.test, info.image_size, info.crop_fraction, CHECK_IMAGES
@@ -291,6 +301,7 @@ def _write(
     artifacts: Mapping[str, str],
     images: Calibration,
     dynamic_batch: bool,
+    int8: Int8Options,
     overwrite: bool,
 ) -> dict[str, Any]:
     """Writes and checks the files one by one."""
@@ -305,7 +316,7 @@ def _write(
     for name, file in tqdm(artifacts.items(), "Exporting", unit="file", leave=False, disable=None):
         try:
             with written_whole(directory / file, overwrite) as path:
-                details = _write_one(network, name, path, images, dynamic_batch)
+                details = _write_one(network, name, path, images, dynamic_batch, int8)
                 checked = verify({name: path}, expected, inputs, images.labels)
                 _refuse_other_numbers(name, checked, expected)
                 report["files"][file] = size_in_bytes(path)
@@ -324,7 +335,12 @@ def _write(
 
 
 def _write_one(
-    network: Network, name: str, path: Path, images: Calibration, dynamic_batch: bool
+    network: Network,
+    name: str,
+    path: Path,
+    images: Calibration,
+    dynamic_batch: bool,
+    int8: Int8Options,
 ) -> dict[str, Any]:
     if name == "keras":
         save_keras(network.model, path, network.info)
@@ -340,6 +356,8 @@ def _write_one(
             quantize=kind,
             calibration=images.images,
             dynamic_batch=dynamic_batch,
+            check=images.held_out,
+            int8=int8,
         )
     return {}
 
@@ -359,18 +377,25 @@ def _write_in_tensorflow(
     artifacts: Mapping[str, str],
     images: Calibration,
     dynamic_batch: bool,
+    int8: Int8Options,
     overwrite: bool,
 ) -> dict[str, Any]:
     """Calls `_write` in a fresh process, for a model of another backend."""
     if network.model is None:  # a SavedModel, which is TensorFlow's own
-        return _write(network, directory, artifacts, images, dynamic_batch, overwrite)
+        return _write(network, directory, artifacts, images, dynamic_batch, int8, overwrite)
     with tempfile.TemporaryDirectory() as folder:
         save_keras(network.model, Path(folder, "model.keras"), network.info)
         labels = {} if images.labels is None else {"labels": images.labels}
         np.savez(
             Path(folder, "images.npz"), images=images.images, held_out=images.held_out, **labels
         )
-        request = [os.fspath(directory.absolute()), dict(artifacts), dynamic_batch, overwrite]
+        request = {
+            "directory": os.fspath(directory.absolute()),
+            "artifacts": dict(artifacts),
+            "dynamic_batch": dynamic_batch,
+            "int8": asdict(int8),
+            "overwrite": overwrite,
+        }
         Path(folder, "request.json").write_text(json.dumps(request), encoding="utf-8")
         # The devices' memory belongs to the backend that has trained.
         environment = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
@@ -390,11 +415,14 @@ def _write_in_tensorflow(
 def _main(folder: str) -> None:
     """The other side of `_write_in_tensorflow`."""
     request = json.loads(Path(folder, "request.json").read_text(encoding="utf-8"))
-    directory, artifacts, dynamic_batch, overwrite = request
+    request["directory"], request["int8"] = (
+        Path(request["directory"]),
+        Int8Options(**request["int8"]),
+    )
     network = open_network(Path(folder, "model.keras"))
     with np.load(Path(folder, "images.npz")) as arrays:
         images = Calibration(**arrays)
-    report = _write(network, Path(directory), artifacts, images, dynamic_batch, overwrite)
+    report = _write(network, images=images, **request)
     Path(folder, "report.json").write_text(json.dumps(report), encoding="utf-8")
 
 

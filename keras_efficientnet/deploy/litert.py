@@ -6,12 +6,14 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from keras_efficientnet.deploy.network import Info, Model, Network, open_network
+from keras_efficientnet.deploy.quantization import Int8Options, plain_int8, quantize_int8
 from keras_efficientnet.deploy.tflite_metadata import with_metadata
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.quiet import silenced
@@ -29,6 +31,8 @@ def export_tflite(
     quantize: Quantization = "float32",
     calibration: np.ndarray | None = None,
     dynamic_batch: bool = False,
+    check: np.ndarray | None = None,
+    int8: Int8Options | None = None,
 ) -> dict[str, Any]:
     """Converts a model to a LiteRT file of built-in operators, with standard metadata.
 
@@ -44,13 +48,18 @@ def export_tflite(
             channels]` in 0-255; some hundred give the ranges of the activations.
         dynamic_batch: take any number of images at once. GPUs and NPUs want the shape
             fixed, which is one image.
+        check: for int8, prepared images that are not used for calibration, on which the file
+            has to agree with the network. Without them it is quantized as a whole, unchecked.
+        int8: what is asked of an int8 file; `Int8Options()` if None.
 
     Returns:
-        `operators`: how many of each the file has; and what int8 has to say of itself.
+        `operators`: how many of each the file has; and `quantization`: the fields of
+        `Int8Report`, where an int8 file was checked.
 
     Raises:
         InputError: if the model cannot be converted, or calibration images are missing or of
             another size.
+        GateError: if no int8 file agrees with the network as asked.
     """
     if quantize not in QUANTIZATIONS:
         raise InputError(f"quantize={quantize!r} must be one of {', '.join(QUANTIZATIONS)}.")
@@ -60,14 +69,14 @@ def export_tflite(
     if quantize in CALIBRATED:
         inputs = _calibration_inputs(quantize, calibration, network)
         if quantize == "int8":
-            content, report = quantize_int8(network, inputs, batch)
+            content, report = _int8(network, inputs, batch, check, int8 or Int8Options())
         else:
             content = _int16x8(network, inputs, batch)
     else:
         content = _float(network, quantize, batch)
     content = with_metadata(content, network)
     Path(path).write_bytes(content)
-    return {"operators": operators(content), **report}
+    return {"operators": operators(content), "quantization": report}
 
 
 def operators(content: bytes) -> dict[str, int]:
@@ -91,28 +100,41 @@ def operators(content: bytes) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def quantize_int8(
-    network: Network, images: np.ndarray, batch: int | None
+def _int8(
+    network: Network,
+    images: np.ndarray,
+    batch: int | None,
+    check: np.ndarray | None,
+    options: Int8Options,
 ) -> tuple[bytes, dict[str, Any]]:
-    """Quantizes a whole network to 8 bits, with uint8 images in and uint8 scores out.
+    """Quantizes a network to 8 bits, with uint8 images in and uint8 scores out.
 
     Args:
         network: what to convert.
         images: calibration images as the network takes them, float32.
         batch: images that the file takes at once; None for any number.
+        check: images `[count, *shape]` in 0-255 to hold the file to the gate on.
+        options: what is asked of it.
 
     Returns:
         The content of a .tflite file without metadata, and what a report shall say of it.
     """
-    import tensorflow as tf
+    content = reference = _float(network, "float32", batch)
+    if options.qat_epochs:
+        content = _float(_fine_tuned(network, images, options.qat_epochs), "float32", batch)
+    if check is None:
+        return plain_int8(content, images), {}
+    check = network.info.network_input(check).astype(np.float32)
+    content, report = quantize_int8(content, images, check, options.min_agreement, reference)
+    return content, {**asdict(report), "qat_epochs": options.qat_epochs}
 
-    with _converter(network, batch) as converter:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([image[None]] for image in images)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = tf.uint8
-        converter.inference_output_type = tf.uint8
-        return converter.convert(), {}
+
+def _fine_tuned(network: Network, images: np.ndarray, epochs: int) -> Network:
+    from keras_efficientnet.deploy.quantization_aware import fine_tune
+
+    if network.model is None:
+        raise InputError("A SavedModel cannot be fine-tuned; export the .keras file instead.")
+    return open_network(fine_tune(network.model, images, epochs), network.info)
 
 
 def _int16x8(network: Network, images: np.ndarray, batch: int | None) -> bytes:

@@ -13,7 +13,7 @@ import re
 import time
 import warnings
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,10 @@ from keras_efficientnet.deploy.quantization_graph import INVERSE, MAX_SCALE, UNS
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.quiet import silenced
 
-MIN_AGREEMENT = 0.97
-
-# Images that ranges are taken from and that candidates are ranked on, at most.
+# Images that ranges are taken from, and that candidates are ranked and checked on, at most.
 RANGE_IMAGES = 100
 RANKING_IMAGES = 48
+CHECK_IMAGES = 500
 # Values of each tensor that an image contributes to the distribution that ranges cut.
 VALUES_AN_IMAGE = 512
 # Positions of a swish's input whose channels are looked at, of each image.
@@ -45,6 +44,28 @@ MIN_CHANNEL, NEGATIVE_CHANNEL = 1.0, 4.0
 # A swish whose equalization wins less than this, in dB, is left as it is: it would cost time.
 MIN_GAIN = 0.2
 TURNS = 15  # in which candidates' latencies are compared
+
+
+@dataclass(frozen=True)
+class Int8Options:
+    """What is asked of an 8-bit file.
+
+    Attributes:
+        min_agreement: share of the check images on which it must name the same class as the
+            float network, in [0, 1].
+        qat_epochs: passes over the calibration images in which the network is fine-tuned
+            under 8 bits before it is quantized; 0 for none.
+    """
+
+    min_agreement: float = 0.97
+    qat_epochs: int = 0
+
+    def __post_init__(self):
+        """Refuses what cannot be met."""
+        if not 0 <= self.min_agreement <= 1:
+            raise InputError(f"min_agreement={self.min_agreement!r} must be from 0 to 1.")
+        if self.qat_epochs < 0:
+            raise InputError(f"qat_epochs={self.qat_epochs!r} must be at least 0.")
 
 
 class GateError(InputError):
@@ -118,16 +139,12 @@ class Int8Report:
     latency: float = 1.0
     size: float = 1.0
 
-    def document(self) -> dict[str, Any]:
-        """Returns it as JSON takes it."""
-        return asdict(self)
-
 
 def quantize_int8(
     content: bytes,
     images: np.ndarray,
     check: np.ndarray,
-    min_agreement: float = MIN_AGREEMENT,
+    min_agreement: float = Int8Options.min_agreement,
     reference: bytes | None = None,
 ) -> tuple[bytes, Int8Report]:
     """Quantizes a float LiteRT network to 8 bits, with uint8 images in and uint8 scores out.
@@ -146,10 +163,9 @@ def quantize_int8(
 
     Raises:
         GateError: if no file agrees so well.
-        InputError: if `min_agreement` is out of range.
     """
-    if not 0 <= min_agreement <= 1:
-        raise InputError(f"min_agreement={min_agreement!r} must be from 0 to 1.")
+    if len(check) > CHECK_IMAGES:
+        check = check[np.linspace(0, len(check) - 1, CHECK_IMAGES).round().astype(int)]
     search = _Search(content, images, check, min_agreement, reference or content)
     search.equalize_until_it_holds()
     search.keep_float_until_it_holds()
@@ -336,7 +352,7 @@ class _Search:
         every = tuple(self.swishes)
         best = self._signal_to_noise(every, ())
         gains = {}
-        for swish in tqdm(self.swishes, "Ranking swishes", leave=False):
+        for swish in tqdm(self.swishes, "Ranking swishes", leave=False, disable=None):
             others = tuple(other for other in every if other is not swish)
             gains[swish] = best - self._signal_to_noise(others, ())
         worth = [swish for swish in self.swishes if gains[swish] >= MIN_GAIN]
@@ -362,7 +378,7 @@ class _Search:
         here = self._signal_to_noise(self.chosen, ())
         gains = {
             part: self._signal_to_noise(self.chosen, (part,)) - here
-            for part in tqdm(self.parts, "Ranking parts", leave=False)
+            for part in tqdm(self.parts, "Ranking parts", leave=False, disable=None)
         }
         for part in sorted(self.parts, key=lambda part: -gains[part]):
             before = self.candidate

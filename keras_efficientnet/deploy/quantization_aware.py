@@ -7,7 +7,8 @@ its own teacher, so labels are not needed (Hinton et al., https://arxiv.org/abs/
 Statistics of batch normalization stay as they are.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import keras
@@ -26,30 +27,54 @@ _PASSING = (keras.layers.InputLayer, keras.layers.Dropout)  # StochasticDepth is
 _LEVELS = 255
 
 
-def fine_tune(model: keras.Model, batches: Iterable, steps: int, images: np.ndarray) -> keras.Model:
+def fine_tune(
+    model: keras.Model, images: np.ndarray, epochs: int, batch_size: int = 16
+) -> keras.Model:
     """Trains a copy of a network under the rounding of an 8-bit file.
 
     Args:
         model: a functional classifier that gives probabilities or logits.
-        batches: at least `steps` batches of images as the network takes them.
-        steps: changes of the weights. Some hundred are much.
-        images: calibration images as the network takes them, that ranges are taken from.
+        images: training images as the network takes them, float32 `[count, height, width,
+            channels]`; some hundred will do.
+        epochs: passes over them.
+        batch_size: images that a change of the weights looks at.
 
     Returns:
         The copy, to be exported and quantized as any network.
     """
+    steps = epochs * max(1, len(images) // batch_size)
     trainer = _Trainer(model, _rounded(model, images))
     schedule = keras.optimizers.schedules.CosineDecay(PEAK_LEARNING_RATE, steps)
     # XLA on CPUs takes minutes to compile a network of this depth.
     trainer.compile(optimizer=keras.optimizers.Adam(schedule), jit_compile=False)
-    with tqdm(total=steps, desc="Fine-tuning in 8 bits", unit="step", leave=False) as bar:
-        for _, batch in zip(range(steps), batches, strict=False):
+    batches = islice(_batches(images, batch_size), steps)
+    with tqdm(batches, "Fine-tuning in 8 bits", steps, leave=False, disable=None) as bar:
+        for batch in bar:
             loss = np.ravel(trainer.train_on_batch(batch))[0]
             bar.set_postfix(loss=f"{loss:.4f}")
-            bar.update()
     tuned = keras.models.clone_model(model)
     _copy_weights(trainer.rounded, tuned)
     return tuned
+
+
+def _batches(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Yields shuffled images without end, each moved by up to a sixteenth of its side."""
+    rng = np.random.default_rng(0)
+    height, width = images.shape[1:3]
+    largest = max(height, width) // 16
+    while True:
+        order = rng.permutation(len(images))
+        for start in range(0, max(1, len(order) - size + 1), size):
+            batch = images[order[start : start + size]]
+            borders = ((0, 0), (largest, largest), (largest, largest), (0, 0))
+            padded = np.pad(batch, borders, mode="edge")
+            moves = rng.integers(0, 2 * largest + 1, (len(batch), 2))
+            yield np.stack(
+                [
+                    image[top : top + height, left : left + width]
+                    for image, (top, left) in zip(padded, moves, strict=True)
+                ]
+            )
 
 
 class _FakeQuantize(keras.layers.Layer):

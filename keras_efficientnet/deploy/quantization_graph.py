@@ -180,8 +180,8 @@ class Graph:
             axis = kernel.ndim - 1 if self._is(operator, "DEPTHWISE_CONV_2D") else 0
             others = tuple(other for other in range(kernel.ndim) if other != axis)
             largest = np.abs(kernel).max(others, keepdims=True)
-            names = (self._name(operator.inputs[index]) for index in (0, 1))
-            yield (*names, largest, bias.reshape(largest.shape))
+            source, name = (self._name(operator.inputs[index]) for index in (0, 1))
+            yield source, name, largest, bias.reshape(largest.shape)
 
     def take_uint8(self) -> None:
         """Makes an int8 network take and give uint8."""
