@@ -125,7 +125,7 @@ def test_what_cannot_be_exported_is_refused(small, model_files, tmp_path):
         (tmp_path / "folder", None, "cannot be exported; a .keras file or a SavedModel folder can"),
         (model_files["float32"], None, "cannot be exported; a .keras file"),
         (tmp_path / "nothing", None, "no signature 'serving_default'"),
-        (Subclassed(name="own"), None, "'own' must be a built functional or Sequential"),
+        (Subclassed(name="own"), None, "'own' must be a functional or Sequential"),
         (keras.Model(image, [flat, flat], name="two"), None, "'two' has 1 inputs and 2 outputs"),
         (
             keras.Sequential([keras.Input((5,)), keras.layers.Dense(2)]),

@@ -268,7 +268,7 @@ def _check_shapes(images: Calibration, network: Network) -> None:
     for pixels in (images.images, images.held_out):
         if pixels.shape[1:] != network.shape:
             raise InputError(
-                f"Calibration images of shape {pixels.shape} do not fit a model that takes "
+                f"Calibration images of shape {pixels.shape[1:]} do not fit a model that takes "
                 f"{network.shape}; resize them (ke.data.images.prepare), or name a data set, whose "
                 "images are resized for you."
             )

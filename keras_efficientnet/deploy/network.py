@@ -184,7 +184,10 @@ def _from_keras(model: Any, known: ModelInfo | None, fields: Mapping[str, Any]) 
     name = getattr(model, "name", type(model).__name__)
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
     if not inputs or not outputs:
-        raise InputError(f"Model {name!r} must be a built functional or Sequential Keras model.")
+        raise InputError(
+            f"Model {name!r} must be a functional or Sequential Keras model that begins with a "
+            "keras.Input."
+        )
     _check_single(name, len(inputs), len(outputs))
     _check_images(name, tuple(inputs[0].shape[1:]))
     if keras.config.image_data_format() != "channels_last":

@@ -120,7 +120,9 @@ def _image(network: Network) -> "_Table":
     if channels in _COLOR_SPACES:
         image.fields["color_space"] = _COLOR_SPACES[channels]
     normalization = _Table(
-        "NormalizationOptions", mean=list(info.pixel_mean or ()), std=list(info.pixel_std or ())
+        "NormalizationOptions",
+        mean=[float(value) for value in info.pixel_mean or (0,)],
+        std=[float(value) for value in info.pixel_std or (1,)],
     )
     return _Table(
         "TensorMetadata",
