@@ -9,6 +9,7 @@ from . import training as training
 from . import weights as weights
 from ._version import __version__ as __version__
 from .deploy import Predictor as Predictor
+from .deploy import export as export
 from .errors import InputError as InputError
 from .model import feature_pyramid as feature_pyramid
 from .spec import StageSpec as StageSpec

@@ -110,6 +110,19 @@ def feature_pyramid(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, list(taps.values()), name=f"{model.name}_pyramid")
 
 
+def pixel_statistics(
+    variant: VariantSpec, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the mean and deviation of each channel that pixels are normalized by.
+
+    Only RGB has published statistics; other inputs get the mean over its channels.
+    """
+    mean, std = variant.pixel_mean, variant.pixel_std
+    if channels == 3:
+        return mean, std
+    return (sum(mean) / 3,) * channels, (sum(std) / 3,) * channels
+
+
 def _mbconv(x, variant: VariantSpec, block: BlockSpec, drop_rate: float):
     """Expand 1x1, depthwise, squeeze-and-excite, project 1x1, add."""
     inputs, prefix = x, f"{block.name}_"
@@ -221,11 +234,7 @@ def _classifier(classes: int, activation: Any) -> keras.layers.Layer:
 
 
 def _normalize(x, variant: VariantSpec):
-    channels = x.shape[_channel_axis()]
-    mean, std = variant.pixel_mean, variant.pixel_std
-    if channels != 3:
-        # Only RGB has published statistics; other inputs get the mean over its channels.
-        mean, std = (sum(mean) / 3,) * channels, (sum(std) / 3,) * channels
+    mean, std = pixel_statistics(variant, x.shape[_channel_axis()])
     return layers.Normalize(mean, std, name="normalize")(x)
 
 

@@ -119,6 +119,7 @@ def test_a_run_leaves_everything_it_promises(trained, photos):
         "history.csv",
         "labels.txt",
         "model.keras",
+        "model_card.md",
         "model_float32.tflite",
         "model_int8.tflite",
         "report.json",
@@ -136,8 +137,21 @@ def test_a_run_leaves_everything_it_promises(trained, photos):
     (left_out,) = report["skipped"]
     assert left_out["file"] == str(photos / "red" / "damaged.jpg")
     assert "is not an image that can be read" in left_out["reason"]
+    assert (report["failed"], report["preprocessing"]) == ({}, "inside the graph")
+    assert "output" not in report
     labels = (trained / "labels.txt").read_text(encoding="utf-8").splitlines()
     assert labels == list(COLOURS)
+    card = (trained / "model_card.md").read_text(encoding="utf-8")
+    for text in (
+        "EfficientNet-quick for 3 classes, trained on 48 images of colours by the recipe small.",
+        "48 images of colours to learn from and 12 held out.",
+        "Classes: blue, grün, red.",
+        "epochs = 6",
+        "| `model_int8.tflite` |",
+        "| 12 held-out images |",
+    ):
+        assert text in card
+    assert deploy.read_info(trained / "model_int8.tflite").data.startswith("48 images of colours")
     rows = (trained / "history.csv").read_text().splitlines()
     assert rows[0].split(",")[:5] == ["epoch", "stage", "image_size", "accuracy", "loss"]
     assert "learning_rate" in rows[0]
@@ -183,24 +197,36 @@ def test_predict_needs_nothing_but_the_file(trained, photos, name):
 
 
 def test_export_and_tables(trained, photos, tmp_path):
+    labels = tmp_path / "names.txt"
+    labels.write_text("bleu\nvert\nrouge\n", encoding="utf-8")
     report = answer(
-        *("export", trained / "model.keras", "--quantize", "int8", "--output", tmp_path),
-        *("--calibration", f"folder:{photos}", "--json"),
+        *("export", trained / "model.keras", "--quantize", "int8", "--quantize", "int16x8"),
+        *("--calibration", f"folder:{photos}", "--output", tmp_path, "--json"),
     )
-    assert (tmp_path / "model_int8.tflite").stat().st_size == report["files"]["model_int8.tflite"]
-    assert set(report["test_accuracy"]) == {"source", "exported"}
+    for kind in ("int8", "int16x8"):
+        file = f"model_{kind}.tflite"
+        assert (tmp_path / file).stat().st_size == report["files"][file]
+        assert report["operators"][f"tflite_{kind}"]["DEPTHWISE_CONV_2D"]
+    assert set(report["test_accuracy"]) == {"tflite_int8", "tflite_int16x8"}
+    assert report["source_accuracy"] > 0.6
 
     # Export goes through TensorFlow where another backend trains.
     table = cli(
-        *("export", trained / "model.keras", "--format", "savedmodel", "--output", tmp_path),
+        *("export", trained / "model.keras", "--format", "saved_model", "--format", "tflite"),
+        *("--output", tmp_path, "--labels", labels, "--license", "MIT", "--dynamic-batch"),
         KERAS_BACKEND="jax",
     )
-    assert table.returncode == 0
-    assert "saved_model" in table.stdout
-    assert "100.0 %" in table.stdout
+    assert table.returncode == 0, table.stderr
+    for text in ("saved_model", "100.0 %", "Compared on 16 random pixels", "DEPTHWISE_CONV_2D"):
+        assert text in table.stdout
+    info = deploy.read_info(tmp_path / "model_float32.tflite")
+    assert (info.license, info.class_names) == ("MIT", ("bleu", "vert", "rouge"))
     prediction = cli("predict", tmp_path / "saved_model", photos / "red" / "0.jpg")
     assert prediction.returncode == 0
-    assert "grün" in prediction.stdout
+    assert "vert" in prediction.stdout
+    card = (tmp_path / "model_card.md").read_text(encoding="utf-8")
+    for file in ("model_int8.tflite", "model_int16x8.tflite", "saved_model"):
+        assert f"| `{file}` |" in card
 
 
 def test_training_by_command_on_given_weights(trained, photos, tmp_path):
@@ -293,8 +319,10 @@ def test_bad_input_ends_in_one_sentence(trained, photos, tmp_path):
         (["evaluate", tmp_path / "none.tflite", "--data", "digits"], "does not exist"),
         (["evaluate", model, "--data", "digits"], "'0' is not among the model's: blue, grün, red"),
         (["predict", model, tmp_path / "none.jpg"], "none.jpg does not exist"),
-        (["export", model], "cannot be converted"),
+        (["export", model, "--output", tmp_path], "cannot be exported"),
         (["export", trained / "model.keras", "--quantize", "int8"], "--calibration"),
+        (["export", trained / "model.keras", "--format", "onnx", "--quantize", "int8"], "--format"),
+        (["export", trained / "model.keras", "--labels", "none.txt"], "--labels 'none.txt' cannot"),
     ):
         assert message in complaint(*arguments, cwd=tmp_path)
     assert list(tmp_path.rglob("*")) in ([], [tmp_path / "saved_models"])

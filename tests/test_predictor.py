@@ -167,7 +167,7 @@ def test_models_that_are_no_classifiers_are_refused(small, model_files, tmp_path
     two = keras.Model(inputs, [keras.layers.Flatten()(inputs)] * 2)
     info = deploy.read_info(model_files["keras"])
     two_lite = tmp_path / "two.tflite"
-    deploy.export_tflite(two, two_lite, info)
+    two.export(two_lite, format="litert", verbose=False)
     other = tmp_path / "other.keras"
     shutil.copy(model_files["float32"], tmp_path / "other.tflite")
     deploy.save_keras(ke.EfficientNet(small, classes=3, input_shape=(32, 32, 3)), other, info)

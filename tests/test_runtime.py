@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 
+from keras_efficientnet import deploy
 from keras_efficientnet.deploy import runtime
 
 
@@ -79,7 +80,7 @@ def test_an_onnx_file_gives_the_scores_of_the_keras_model(model_files, pixels, t
 
     model = keras.saving.load_model(model_files["keras"], compile=False)
     expected = model.predict(pixels, verbose=0)
-    model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
+    deploy.export_onnx(model, tmp_path / "model.onnx", dynamic_batch=True)
     runner = runtime.open_model(tmp_path / "model.onnx", threads=1)
     assert (runner.input_shape, runner.output_shape) == ((64, 64, 3), (3,))
     np.testing.assert_allclose(runner.run(pixels), expected, atol=1e-4)

@@ -72,16 +72,15 @@ def open_model(path: Path, threads: int | None = None):
 
 def print_artifacts(report: dict[str, Any]) -> None:
     """One row for each file: what it is worth, how near to the original, how large."""
-    accuracy = report.get("test_accuracy", {})
     rows = table("file", "accuracy", "agreement", "max difference", "size")
-    for (name, agreement), (file, size) in zip(
-        report["agreement"].items(), report["files"].items(), strict=True
+    for (name, difference), (file, size) in zip(
+        report["max_abs_difference"].items(), report["files"].items(), strict=True
     ):
+        shares = (report.get(key, {}).get(name) for key in ("test_accuracy", "agreement"))
         rows.add_row(
             file,
-            percent(accuracy[name]) if name in accuracy else "-",
-            percent(agreement),
-            f"{report['max_abs_difference'][name]:.1e}",
+            *("-" if share is None else percent(share) for share in shares),
+            f"{difference:.1e}",
             f"{size / 1e6:.1f} MB",
         )
     print_table(rows)

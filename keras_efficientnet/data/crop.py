@@ -97,22 +97,24 @@ def _cut(image_or_bytes, window, orientation):
 
         def cut_whole():
             whole = tf.io.decode_image(image, channels=3, expand_animations=False)
-            return _cut_array(
-                _upright(tf.ensure_shape(whole, [None, None, 3]), orientation), window
-            )
+            return _cut_array(upright(tf.ensure_shape(whole, [None, None, 3]), orientation), window)
 
         turned = (orientation > 1) & (orientation <= 8)
         partial = tf.io.is_jpeg(image) & tf.logical_not(turned)
         return tf.cond(partial, lambda: _cut_jpeg(image, window), cut_whole)
     if image.dtype == tf.uint8 and image.shape.rank == 3 and image.shape[2] == 3:
-        return _cut_array(_upright(image, orientation), window)
+        return _cut_array(upright(image, orientation), window)
     raise InputError(
         f"image_or_bytes has type {image.dtype.name} and shape {image.shape}, but must be uint8 "
         "of shape [height, width, 3] or one string with the content of an image file."
     )
 
 
-def _upright(image, orientation):
+def upright(image, orientation):
+    """Undoes an EXIF orientation, a scalar of 1 to 8, of uint8 `[height, width, 3]`.
+
+    Other values, which some files hold, are taken for 1.
+    """
     if isinstance(orientation, int) and orientation == 1:
         return image  # known without asking
     orientation = tf.convert_to_tensor(orientation)

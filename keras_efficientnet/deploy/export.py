@@ -1,139 +1,430 @@
-"""Writes a model as .keras, SavedModel or LiteRT (TFLite)."""
+"""Exports a model: every file is checked against the model before it is put in place."""
 
+import json
 import os
-import warnings
-from collections.abc import Iterator
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import keras
 import numpy as np
+from tqdm import tqdm
 
-from keras_efficientnet.deploy.metadata import ModelInfo, write_info
+from keras_efficientnet.data import pipeline, sources
+from keras_efficientnet.data.dataset import DataSet
+from keras_efficientnet.deploy import card
+from keras_efficientnet.deploy.litert import (
+    CALIBRATED,
+    QUANTIZATIONS,
+    Quantization,
+    export_tflite,
+)
+from keras_efficientnet.deploy.network import Info, Model, Network, normalizes, open_network
+from keras_efficientnet.deploy.onnx import check_onnx, export_onnx
+from keras_efficientnet.deploy.quantization import Int8Options
+from keras_efficientnet.deploy.saved_model import export_saved_model, save_keras
+from keras_efficientnet.deploy.verify import verify
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.quiet import silenced
+from keras_efficientnet.files import size_in_bytes, written_whole
 
-Quantization = Literal["float32", "float16", "dynamic", "int8"]
-# Training images that int8 takes its ranges from.
+Format = Literal["keras", "saved_model", "tflite", "onnx"]
+FORMATS: tuple[Format, ...] = ("keras", "saved_model", "tflite", "onnx")
+# Training images that quantization takes its ranges from, and how many are few.
 CALIBRATION_IMAGES = 200
-QUANTIZATIONS: tuple[Quantization, ...] = ("float32", "float16", "dynamic", "int8")
+# Training images that fine-tuning under 8 bits goes through.
+QAT_IMAGES = 2000
+FEW_IMAGES = 32
+# Images that files are compared on: held-out ones at most, and random ones for want of any.
+CHECK_IMAGES = 1000
+RANDOM_IMAGES = 16
+# Share of the outputs' range that a float32 file may be off: runtimes add up in other orders.
+TOLERANCE = 1e-3
+_FLOAT32 = ("keras", "saved_model", "tflite_float32", "onnx")
 
 
-def save_keras(model: keras.Model, path: str | os.PathLike, info: ModelInfo) -> None:
-    """Saves a model with its description as a .keras file."""
-    model.save(path)
-    write_info(Path(path), info)
+@dataclass(frozen=True)
+class Calibration:
+    """Images that an export is calibrated and checked on, prepared as in evaluation.
 
-
-def export_saved_model(model: keras.Model, path: str | os.PathLike, info: ModelInfo) -> None:
-    """Exports a model as a TensorFlow SavedModel that needs no class of this package.
-
-    Its `serving_default`, which a loaded model also has as `serve`, takes float32
-    `images` `[batch, height, width, channels]` with a free batch and pixels in 0-255, and
-    gives float32 `scores` `[batch, classes]`.
+    Attributes:
+        images: of the training set, `[count, size, size, channels]` in 0-255.
+        held_out: others, that the files are compared on.
+        labels: class indices of these, in the order of the model's outputs, if known.
     """
-    import tensorflow as tf
 
-    images = tf.TensorSpec((None, *_static_shape(model)), tf.float32, name="images")
-    # Keras' own export writes every variable twice.
-    module: Any = tf.Module()
-    module.variables_ = [variable.value for variable in model.variables]
-    module.serve = tf.function(
-        lambda images: {"scores": model(images, training=False)}, input_signature=[images]
-    )
-    tf.saved_model.save(module, str(path), signatures=module.serve)
-    write_info(Path(path), info)
+    images: np.ndarray
+    held_out: np.ndarray
+    labels: np.ndarray | None = None
 
 
-def export_tflite(
-    model: Any,
-    path: str | os.PathLike,
-    info: ModelInfo,
-    quantize: Quantization = "float32",
-    calibration: np.ndarray | None = None,
-) -> None:
-    """Converts a model to a LiteRT file with a batch of 1 and built-in operators only.
+class ExportError(RuntimeError):
+    """Some of the files could not be made; the others are in place.
+
+    Attributes:
+        report: what `export` would have returned, with the reasons in its `failed`.
+    """
+
+    def __init__(self, report: dict[str, Any]):
+        self.report = report
+        names, reasons = list(report["failed"]), list(report["failed"].values())
+        kept = f"; {', '.join(report['files'])} are in place" if report["files"] else ""
+        super().__init__(f"{', '.join(names)} could not be made{kept}: {' '.join(reasons)}")
+
+
+def export(
+    model: Model,
+    directory: str | os.PathLike,
+    formats: Format | Sequence[Format] = "tflite",
+    quantize: Quantization | Sequence[Quantization] = "float32",
+    calibration: DataSet | Callable[[], DataSet] | str | Calibration | np.ndarray | None = None,
+    *,
+    info: Info = None,
+    dynamic_batch: bool = False,
+    int8: Int8Options | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Exports a model in any formats, and checks every file against it.
+
+    Each file is reloaded in a fresh interpreter, run on images, and compared with the model
+    by numbers; only then is it put in place. A file that fails costs none of the others.
+    A model card, `model_card.md`, is written beside them, or the table of one that is there
+    brought up to date.
 
     Args:
-        model: a Keras model, or the path of a SavedModel folder.
-        path: of the .tflite file to write.
-        info: its description.
-        quantize: `"float32"`; `"float16"` weights; `"dynamic"`, 8-bit weights that are
-            computed with in 8 bits where the runtime can; or `"int8"`, everything in 8
-            bits with uint8 images in and uint8 scores out.
-        calibration: for int8, prepared training images `[count, height, width,
-            channels]` in 0-255; some hundred give the ranges of the activations.
+        model: a Keras model, or the path of a .keras file or a SavedModel folder. One that
+            computes in half precision is exported in float32.
+        directory: folder to write `model.keras`, `saved_model`, `model_QUANTIZE.tflite` and
+            `model.onnx` into.
+        formats: one or several of `"keras"`, `"saved_model"`, `"tflite"` and `"onnx"`.
+        quantize: number formats of the .tflite files, see `export_tflite`.
+        calibration: a data set, a function that opens one, or its name: its training images
+            calibrate int8 and int16x8, and its held-out ones compare the files. Or prepared
+            images `[count, size, size, channels]` in 0-255, of which a fifth is held out.
+            Without it, random pixels compare the files.
+        info: a description of the model, with its class names, or single fields of one, as in
+            `{"class_names": names}`. What it leaves open is taken from the file or the model.
+        dynamic_batch: let .tflite and .onnx files take any number of images, not one.
+        int8: what is asked of an int8 file: how well it must agree with the model, and
+            whether to fine-tune for it; `Int8Options()` if None.
+        overwrite: replace existing files.
+
+    Returns:
+        Maps over `keras`, `saved_model`, `tflite_QUANTIZE` and `onnx`: `agreement`,
+        `max_abs_difference` and `test_accuracy` as `verify` gives them, `operators` of
+        .tflite files, `quantization`, what int8 took (`Int8Report`), and `failed`. `files`, each
+        file's size in bytes. Of the model itself, `source_accuracy`. `images`, how many the
+        files were compared on, and `compared_on`, of which kind; `preprocessing`; `skipped`,
+        images that were left out; `warnings`; and the directory as `output`.
 
     Raises:
-        InputError: if int8 is asked for without calibration images, or images of another
-            size.
+        InputError: before any work, if the model or an option cannot be used.
+        ExportError: in the end, if a file could not be made, does not run, or gives other
+            numbers than the model.
     """
-    import tensorflow as tf
+    directory = Path(directory)
+    formats = _chosen("formats", formats, FORMATS)
+    if "tflite" not in formats and quantize != "float32":
+        raise InputError(f"quantize={quantize!r} goes with the format 'tflite'.")
+    kinds = _chosen("quantize", quantize, QUANTIZATIONS) if "tflite" in formats else ()
+    artifacts = _artifacts(formats, kinds)
+    calibrated = [kind for kind in kinds if kind in CALIBRATED]
+    _check_request(directory, artifacts, calibrated, calibration, overwrite)
+    network = open_network(model, info)
+    if network.model is None and formats != ("tflite",):
+        raise InputError(
+            "A SavedModel can be exported as tflite only; export the .keras file that it was made "
+            f"from as {', '.join(formats)}."
+        )
+    int8 = int8 or Int8Options()
+    if int8.qat_epochs and network.model is None:
+        raise InputError("A SavedModel cannot be fine-tuned; export the .keras file instead.")
+    limit = QAT_IMAGES if int8.qat_epochs else CALIBRATION_IMAGES
+    images, notes = _images(calibration, network, bool(calibrated), limit)
+    for warning in notes["warnings"]:
+        print(f"Warning: {warning}", file=sys.stderr)
+    write = _write if keras.backend.backend() == "tensorflow" else _write_in_tensorflow
+    report = write(network, directory, artifacts, images, dynamic_batch, int8, overwrite)
+    report |= {**notes, "preprocessing": network.info.preprocessing, "output": str(directory)}
+    if report["files"]:
+        card.update(directory / card.FILE_NAME, network, report)
+    if report["failed"]:
+        raise ExportError(report)
+    return report
 
-    if quantize not in QUANTIZATIONS:
-        raise InputError(f"quantize={quantize!r} must be one of {', '.join(QUANTIZATIONS)}.")
-    # The function holds its variables weakly: `owner` keeps them alive.
-    function, shape, owner = _single_image_function(model)
-    with silenced(), warnings.catch_warnings():
-        # It asks for input statistics, which uint8 images do not need.
-        warnings.filterwarnings("ignore", "Statistics for quantized inputs", UserWarning)
-        # Given the model as well, the converter would leave its variables outside the file.
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
-        if quantize != "float32":
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if quantize == "float16":
-            converter.target_spec.supported_types = [tf.float16]
-        if quantize == "int8":
-            converter.representative_dataset = lambda: _calibrate(calibration, shape)
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            converter.inference_input_type = tf.uint8
-            converter.inference_output_type = tf.uint8
-            _check_calibration(calibration, shape)
-        content = converter.convert()
-    del owner
-    Path(path).write_bytes(content)
-    write_info(Path(path), info)
+
+def _chosen(option: str, given: Any, known: tuple) -> tuple:
+    """Returns one or several values of an option as a tuple, each once."""
+    values = tuple(dict.fromkeys([given] if isinstance(given, str) else given))
+    if not values or not set(values) <= set(known):
+        raise InputError(f"{option}={given!r} must be one or several of {', '.join(known)}.")
+    return values
 
 
-def _single_image_function(model: Any):
-    """Traces a model for one image; returns the function, the image's shape and its owner."""
-    import tensorflow as tf
+def _artifacts(formats: tuple[Format, ...], kinds: tuple[Quantization, ...]) -> dict[str, str]:
+    """Returns the files to write by the names they have in reports."""
+    files = {
+        "keras": "model.keras",
+        "saved_model": "saved_model",
+        **{f"tflite_{kind}": f"model_{kind}.tflite" for kind in kinds},
+        "onnx": "model.onnx",
+    }
+    return {name: file for name, file in files.items() if name.startswith(formats)}
 
-    if isinstance(model, str | os.PathLike):
-        owner = tf.saved_model.load(model)
-        signature = owner.signatures["serving_default"]
-        ((name, spec),) = signature.structured_input_signature[1].items()
-        (output,) = signature.structured_outputs
-        shape = tuple(spec.shape[1:])
-        function = tf.function(lambda images: signature(**{name: images})[output])
+
+def _check_request(
+    directory: Path,
+    artifacts: Mapping[str, str],
+    calibrated: list[Quantization],
+    calibration: Any,
+    overwrite: bool,
+) -> None:
+    """Refuses what can be refused before anything is loaded."""
+    if calibrated and calibration is None:
+        raise InputError(
+            f"{calibrated[0]} needs calibration images; name training data (--calibration) to "
+            "take them from."
+        )
+    if "onnx" in artifacts:
+        check_onnx()
+    for file in artifacts.values():
+        if (directory / file).exists() and not overwrite:
+            raise InputError(
+                f"Output {str(directory / file)!r} exists; pass --overwrite to replace it."
+            )
+
+
+def _images(
+    calibration: Any, network: Network, must_calibrate: bool, limit: int
+) -> tuple[Calibration, dict[str, Any]]:
+    """Returns prepared images, and what a report says of them."""
+    notes: dict[str, Any] = {"compared_on": "held-out images", "skipped": [], "warnings": []}
+    if isinstance(calibration, str):
+        calibration = sources.load(calibration)
+    elif callable(calibration):
+        calibration = calibration()
+    classes = None
+    if calibration is None:
+        shape = (RANDOM_IMAGES, *network.shape)
+        pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        found = Calibration(pixels[:0], pixels)
+        notes["compared_on"] = "random pixels"
+    elif isinstance(calibration, Calibration):
+        found = calibration
+    elif isinstance(calibration, DataSet):
+        found, classes = _from_data(calibration, network, limit)
+        notes["skipped"] = [{"file": file, "reason": why} for file, why in calibration.skipped]
     else:
-        owner = model
-        shape = _static_shape(model)
-        function = tf.function(lambda images: model(images, training=False))
-    images = tf.TensorSpec((1, *shape), tf.float32, name="image")
-    return function.get_concrete_function(images), shape, owner
-
-
-def _static_shape(model: keras.Model) -> tuple[int, ...]:
-    shape = tuple(model.input_shape[1:])
-    if None in shape:
-        raise InputError(
-            f"Model {model.name!r} has input shape {shape}; build it with a fixed height and width "
-            "to export it."
+        found = _from_array(np.asarray(calibration))
+        if found.held_out is found.images:
+            notes["compared_on"] = "the calibration images themselves"
+    _check_shapes(found, network)
+    if must_calibrate:
+        notes["warnings"] += _doubts(found.images, classes, network)
+    if network.model and network.info.takes_raw_pixels and not normalizes(network.model):
+        notes["warnings"].append(
+            f"{network.info.title} does not normalize its images, so the files say that it takes "
+            "raw pixels in 0-255; if it takes others, say which (ModelInfo's pixel_mean and "
+            "pixel_std)."
         )
-    return shape
+    return found, notes
 
 
-def _check_calibration(calibration: np.ndarray | None, shape: tuple[int, ...]) -> None:
-    if calibration is None or not len(calibration):
-        raise InputError("int8 needs calibration images; name training data to take them from.")
-    if calibration.shape[1:] != shape:
+def _from_data(data: DataSet, network: Network, limit: int) -> tuple[Calibration, np.ndarray]:
+    """Prepares images of a data set, and returns the classes of those that calibrate."""
+    info = network.info
+    if network.shape[2] != 3:
         raise InputError(
-            f"Calibration images of shape {calibration.shape[1:]} do not fit a model that takes "
-            f"{shape}."
+            f"{info.title} takes images of {network.shape[2]} channels, and data sets have three; "
+            "calibrate it with an array of prepared images."
+        )
+    images, classes = pipeline.evaluation_arrays(
+        data.train, info.image_size, info.crop_fraction, limit
+    )
+    held_out, labels = pipeline.evaluation_arrays(
+        data.test, info.image_size, info.crop_fraction, CHECK_IMAGES
+    )
+    known = info.class_names
+    if known and set(data.class_names) <= set(known):
+        labels = np.array([known.index(name) for name in data.class_names])[labels]
+    elif known or network.output_shape != (len(data.class_names),):
+        labels = None  # other classes than the model's
+    return Calibration(images, held_out, labels), classes
+
+
+def _from_array(images: np.ndarray) -> Calibration:
+    """Holds every fifth image out, where there are so many."""
+    held_out = np.arange(len(images)) % 5 == 4
+    if not held_out.any():
+        return Calibration(images, images)
+    return Calibration(images[~held_out], images[held_out])
+
+
+def _check_shapes(images: Calibration, network: Network) -> None:
+    for pixels in (images.images, images.held_out):
+        if pixels.shape[1:] != network.shape:
+            raise InputError(
+                f"Calibration images of shape {pixels.shape[1:]} do not fit a model that takes "
+                f"{network.shape}; resize them (ke.data.images.prepare), or name a data set, whose "
+                "images are resized for you."
+            )
+        if len(pixels) and not (np.min(pixels) >= 0 and np.max(pixels) <= 255):
+            raise InputError("Calibration images must be pixels in 0-255, not normalized ones.")
+    if not len(images.held_out):
+        raise InputError("There are no images to calibrate with or to compare files on.")
+
+
+def _doubts(images: np.ndarray, classes: np.ndarray | None, network: Network) -> list[str]:
+    """Says why ranges that are taken from these images may be wrong."""
+    doubts = []
+    if len(images) < FEW_IMAGES:
+        doubts.append(
+            f"{len(images)} calibration images are few to take ranges from, and a quantized file "
+            f"may be worse for it; {CALIBRATION_IMAGES} of the training images are a good number."
+        )
+    several = network.classifies and network.output_shape[0] > 1
+    if classes is not None and several and len(np.unique(classes)) == 1:
+        doubts.append(
+            "All calibration images are of one class, and a quantized file may be worse for the "
+            "others; name data with images of every class."
+        )
+    return doubts
+
+
+def _write(
+    network: Network,
+    directory: Path,
+    artifacts: Mapping[str, str],
+    images: Calibration,
+    dynamic_batch: bool,
+    int8: Int8Options,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Writes and checks the files one by one."""
+    expected = network.scores(images.held_out)
+    if not np.isfinite(expected).all():
+        raise InputError(f"{network.info.title} gives outputs that are no numbers.")
+    inputs = network.info.network_input(images.held_out)
+    report: dict[str, Any] = {name: {} for name in ("files", "failed", "operators", "quantization")}
+    report["images"] = len(inputs)
+    if images.labels is not None:
+        report["source_accuracy"] = float(np.mean(expected.argmax(1) == images.labels))
+    for name, file in tqdm(artifacts.items(), "Exporting", unit="file", leave=False, disable=None):
+        try:
+            with written_whole(directory / file, overwrite) as path:
+                details = _write_one(network, name, path, images, dynamic_batch, int8)
+                checked = verify({name: path}, expected, inputs, images.labels)
+                _refuse_other_numbers(name, checked, expected)
+                report["files"][file] = size_in_bytes(path)
+        except Exception as error:  # of whatever kind, the other files are worth having
+            if not isinstance(error, InputError | RuntimeError):
+                traceback.print_exception(error)
+            report["failed"][name] = str(error)
+            report["files"].pop(file, None)
+            continue
+        for key, values in checked.items():
+            report.setdefault(key, {}).update(values)
+        for key in ("operators", "quantization"):
+            if details.get(key):
+                report[key][name] = details[key]
+    return report
+
+
+def _write_one(
+    network: Network,
+    name: str,
+    path: Path,
+    images: Calibration,
+    dynamic_batch: bool,
+    int8: Int8Options,
+) -> dict[str, Any]:
+    if name == "keras":
+        save_keras(network.model, path, network.info)
+    elif name == "saved_model":
+        export_saved_model(network, path)
+    elif name == "onnx":
+        export_onnx(network, path, dynamic_batch=dynamic_batch)
+    else:
+        kind: Any = name.removeprefix("tflite_")
+        return export_tflite(
+            network,
+            path,
+            quantize=kind,
+            calibration=images.images,
+            dynamic_batch=dynamic_batch,
+            check=images.held_out,
+            int8=int8,
+        )
+    return {}
+
+
+def _refuse_other_numbers(name: str, checked: dict[str, Any], expected: np.ndarray) -> None:
+    difference = checked["max_abs_difference"][name]
+    # Not "greater than", which a difference that is no number is not either.
+    if name in _FLOAT32 and not difference <= TOLERANCE * max(np.ptp(expected), 1e-3):
+        raise RuntimeError(
+            f"The file gives other outputs than the model, by up to {difference:.1e}."
         )
 
 
-def _calibrate(calibration, shape) -> Iterator[list[np.ndarray]]:
-    for image in calibration:
-        yield [image.astype(np.float32)[None]]
+def _write_in_tensorflow(
+    network: Network,
+    directory: Path,
+    artifacts: Mapping[str, str],
+    images: Calibration,
+    dynamic_batch: bool,
+    int8: Int8Options,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Calls `_write` in a fresh process, for a model of another backend."""
+    if network.model is None:  # a SavedModel, which is TensorFlow's own
+        return _write(network, directory, artifacts, images, dynamic_batch, int8, overwrite)
+    with tempfile.TemporaryDirectory() as folder:
+        save_keras(network.model, Path(folder, "model.keras"), network.info)
+        labels = {} if images.labels is None else {"labels": images.labels}
+        np.savez(
+            Path(folder, "images.npz"), images=images.images, held_out=images.held_out, **labels
+        )
+        request = {
+            "directory": os.fspath(directory.absolute()),
+            "artifacts": dict(artifacts),
+            "dynamic_batch": dynamic_batch,
+            "int8": asdict(int8),
+            "overwrite": overwrite,
+        }
+        Path(folder, "request.json").write_text(json.dumps(request), encoding="utf-8")
+        # The devices' memory belongs to the backend that has trained.
+        environment = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
+        child = subprocess.run(
+            [sys.executable, "-m", __name__, folder],
+            env={**os.environ, **environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        if child.returncode:
+            raise RuntimeError(f"The export through TensorFlow failed:\n{child.stderr}")
+        return json.loads(Path(folder, "report.json").read_text(encoding="utf-8"))
+
+
+def _main(folder: str) -> None:
+    """The other side of `_write_in_tensorflow`."""
+    request = json.loads(Path(folder, "request.json").read_text(encoding="utf-8"))
+    request["directory"], request["int8"] = (
+        Path(request["directory"]),
+        Int8Options(**request["int8"]),
+    )
+    network = open_network(Path(folder, "model.keras"))
+    with np.load(Path(folder, "images.npz")) as arrays:
+        images = Calibration(**arrays)
+    report = _write(network, images=images, **request)
+    Path(folder, "report.json").write_text(json.dumps(report), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

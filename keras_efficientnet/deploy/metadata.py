@@ -3,66 +3,176 @@
 One JSON document travels with every format. A .keras file is a zip archive and takes it
 as one more member; a .tflite file carries associated files as a zip archive behind the
 network, as TFLite metadata does; a SavedModel keeps it in `assets.extra`, TensorFlow's
-place for what others add.
+place for what others add; an .onnx file has properties.
 """
 
 import dataclasses
 import json
 import os
+import re
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from keras_efficientnet import scaling
 from keras_efficientnet.errors import InputError
 
 FILE_NAME = "keras_efficientnet.json"
 _ASSETS = "assets.extra"
+_TUPLES = ("class_names", "pixel_mean", "pixel_std")
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What prediction needs to know besides the network.
+    """What prediction needs to know besides the network, and what people want to know.
 
     Attributes:
-        variant: such as `"B0"`.
+        variant: such as `"B0"`, or any name for a network that is none of the published.
         class_names: in the order of the outputs.
         image_size: side of the input in pixels.
         crop_fraction: centre crop at evaluation, see `data.images.prepare`.
+        pixel_mean: what pixels in 0-255 are lowered by before the network sees them, one
+            value or one for each channel.
+        pixel_std: what they are then divided by. A mean of 0 and a deviation of 1 say that
+            the network takes raw pixels, because its graph has the preprocessing inside;
+            None and None, that the network has yet to be asked (`network.described`).
+        description: a sentence for people.
+        author: who made the model.
+        license: under which it may be used.
+        data: what it was trained on, for the model card.
+        recipe: how it was trained, for the model card; may have several lines.
     """
 
     variant: str
     class_names: tuple[str, ...]
     image_size: int
     crop_fraction: float
+    pixel_mean: tuple[float, ...] | None = None
+    pixel_std: tuple[float, ...] | None = None
+    description: str = ""
+    author: str = ""
+    license: str = ""
+    data: str = ""
+    recipe: str = ""
 
     def __post_init__(self):
         """Refuses values that a stranger's file could bring in."""
+        texts = (self.variant, self.description, self.author, self.license, self.data, self.recipe)
         names = self.class_names
         if not (
-            isinstance(self.variant, str)
+            all(isinstance(text, str) for text in texts)
             and isinstance(names, tuple)
             and all(isinstance(name, str) for name in names)
             and isinstance(self.image_size, int)
             and 1 <= self.image_size <= 65_536
             and isinstance(self.crop_fraction, int | float)
             and 0 < self.crop_fraction <= 1
+            and _are_pixels(self.pixel_mean, self.pixel_std)
         ):
-            raise InputError("The model's own description holds values that make no sense.")
+            raise InputError("The model's description holds values that make no sense.")
+
+    @property
+    def takes_raw_pixels(self) -> bool:
+        """Whether the preprocessing is inside the graph."""
+        return not any(self.pixel_mean or ()) and set(self.pixel_std or (1,)) == {1}
+
+    @property
+    def preprocessing(self) -> str:
+        """Where it takes place, for people."""
+        if self.takes_raw_pixels:
+            return "inside the graph"
+        mean, std = (
+            ", ".join(f"{value:g}" for value in values or ())
+            for values in (self.pixel_mean, self.pixel_std)
+        )
+        return f"outside the graph: (pixels - [{mean}]) / [{std}]"
+
+    @property
+    def labels(self) -> str:
+        """The class names as a text, one a line."""
+        return "".join(re.sub(r"[\r\n]+", " ", name) + "\n" for name in self.class_names)
+
+    @property
+    def title(self) -> str:
+        """The network's name for people."""
+        try:
+            return f"EfficientNet-{scaling.get_variant(self.variant).name}"
+        except InputError:
+            return self.variant
+
+    def network_input(self, pixels: np.ndarray) -> np.ndarray:
+        """Returns what the network takes for pixels `[..., channels]` in 0-255."""
+        if self.takes_raw_pixels:
+            return pixels
+        mean, std = np.float32(self.pixel_mean), np.float32(self.pixel_std)
+        return (pixels.astype(np.float32) - mean) / std
+
+    def label(self, index: int) -> str:
+        """Returns the name of a class."""
+        return self.class_names[index] if index < len(self.class_names) else f"class {index}"
+
+    def replaced(self, fields: Mapping[str, Any]) -> "ModelInfo":
+        """Returns it with some fields replaced.
+
+        Raises:
+            InputError: if there is no such field, or a value makes no sense.
+        """
+        known = [field.name for field in dataclasses.fields(self)]
+        if unknown := sorted(set(fields) - set(known)):
+            raise InputError(f"info has no {unknown[0]!r}; it has {', '.join(known)}.")
+        tuples = {name: tuple(fields[name]) for name in _TUPLES if fields.get(name) is not None}
+        return dataclasses.replace(self, **{**fields, **tuples})
+
+    def to_json(self) -> str:
+        """Returns the document that travels with a file."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelInfo":
+        """Reads the document back.
+
+        Raises:
+            InputError: if it is damaged.
+        """
+        try:
+            fields = json.loads(text)
+            for name in _TUPLES:
+                if fields.get(name) is not None:
+                    fields[name] = tuple(fields[name])
+            return cls(**fields)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InputError("The model's own description is damaged.") from error
+
+
+def _are_pixels(mean: Any, std: Any) -> bool:
+    """Whether these are statistics of pixels, or both unknown."""
+    if mean is None and std is None:
+        return True
+    return (
+        isinstance(mean, tuple)
+        and isinstance(std, tuple)
+        and len(mean) == len(std) >= 1
+        and all(isinstance(value, int | float) for value in (*mean, *std))
+        and all(value > 0 for value in std)
+    )
 
 
 def write_info(path: Path, info: ModelInfo) -> None:
-    """Adds the description to a model file or SavedModel folder just written."""
-    text = json.dumps(dataclasses.asdict(info), ensure_ascii=False, indent=1)
+    """Adds the description to a .keras file or SavedModel folder just written."""
     if path.is_dir():
         (path / _ASSETS).mkdir(exist_ok=True)
-        (path / _ASSETS / FILE_NAME).write_text(text, encoding="utf-8")
+        (path / _ASSETS / FILE_NAME).write_text(info.to_json(), encoding="utf-8")
     else:
         with zipfile.ZipFile(path, "a") as archive:
-            archive.writestr(FILE_NAME, text)
+            archive.writestr(FILE_NAME, info.to_json())
 
 
 def read_info(path: str | os.PathLike) -> ModelInfo | None:
-    """Reads the description back, or returns None where a file has none.
+    """Reads the description of a model file, or returns None where it has none.
 
     Raises:
         InputError: if there is one and it is damaged.
@@ -71,13 +181,30 @@ def read_info(path: str | os.PathLike) -> ModelInfo | None:
     try:
         if path.is_dir():
             text = (path / _ASSETS / FILE_NAME).read_text(encoding="utf-8")
+        elif path.suffix == ".onnx":
+            text = _onnx_properties(path)[FILE_NAME]
         else:
             with zipfile.ZipFile(path) as archive:
                 text = archive.read(FILE_NAME).decode("utf-8")
     except (FileNotFoundError, KeyError, zipfile.BadZipFile):
         return None
-    try:
-        fields = json.loads(text)
-        return ModelInfo(**{**fields, "class_names": tuple(fields["class_names"])})
-    except (ValueError, TypeError, KeyError, InputError) as error:
+    except UnicodeDecodeError as error:
         raise InputError(f"The description inside {str(path)!r} is damaged.") from error
+    try:
+        return ModelInfo.from_json(text)
+    except InputError as error:
+        raise InputError(f"The description inside {str(path)!r} is damaged.") from error
+
+
+def _onnx_properties(path: Path) -> dict[str, str]:
+    try:
+        import onnxruntime  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return {}  # without it, the file cannot be run either
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception:  # a damaged file has no description; whoever runs it will hear why
+        return {}
+    return session.get_modelmeta().custom_metadata_map

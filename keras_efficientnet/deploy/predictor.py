@@ -203,7 +203,7 @@ class Predictor:
                 f"Prepared images of shape {prepared.shape} cannot be used; at least one, each "
                 f"{expected}, can."
             )
-        return self._runner.run(prepared)
+        return self._runner.run(self.info.network_input(prepared))
 
     def top(self, scores: np.ndarray, count: int = 5) -> Prediction:
         """Returns the best classes of one row of scores `[classes]`."""
@@ -211,10 +211,6 @@ class Predictor:
             raise InputError(f"count={count} must be at least 1.")
         best = np.argsort(-scores, kind="stable")[:count].tolist()
         return Prediction(
-            tuple(self._label(index) for index in best),
+            tuple(self.info.label(index) for index in best),
             tuple(float(scores[index]) for index in best),
         )
-
-    def _label(self, index: int) -> str:
-        names = self.info.class_names
-        return names[index] if index < len(names) else f"class {index}"

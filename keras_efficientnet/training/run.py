@@ -6,9 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ from keras_efficientnet.data import pipeline, sources
 from keras_efficientnet.data.dataset import DataSet
 from keras_efficientnet.deploy.export import CALIBRATION_IMAGES
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.files import size_in_bytes, written_whole
+from keras_efficientnet.files import written_whole
 from keras_efficientnet.training import checkpoint, distribution
 from keras_efficientnet.training.freezing import CLASSIFIER
 from keras_efficientnet.training.loop import Execution, fit
@@ -34,13 +32,6 @@ from keras_efficientnet.weights import load_weights, structure
 OUTPUT_ROOT = Path("saved_models")
 # Held-out images are kept in memory as pixels; more than this are sampled evenly.
 HELD_OUT_BYTES = 2 * 2**30
-
-ARTIFACTS = {
-    "keras": "model.keras",
-    "saved_model": "saved_model",
-    "tflite_float32": "model_float32.tflite",
-    "tflite_int8": "model_int8.tflite",
-}
 
 
 def train(
@@ -176,6 +167,24 @@ class _Job:
             classes=len(self.data.class_names),
             dropout_rate=self.recipe.dropout_rate,
             drop_connect_rate=self.recipe.drop_connect_rate,
+        )
+
+    def info(self) -> deploy.ModelInfo:
+        """Returns what the model files say about themselves."""
+        data, recipe = self.data, self.recipe
+        learned = f"{len(data.train)} images of {data.name}"
+        start = f", from weights {Path(self.weights).name}" if self.weights else ""
+        return deploy.ModelInfo(
+            self.variant.name,
+            data.class_names,
+            self.image_size,
+            data.crop_fraction,
+            description=(
+                f"EfficientNet-{self.variant.name} for {len(data.class_names)} classes, trained on "
+                f"{learned} by the recipe {recipe.name}{start}."
+            ),
+            data=f"{learned} to learn from and {len(data.test)} held out.",
+            recipe=recipe.describe(self.train_image_size),
         )
 
     def held_out(self) -> tuple[np.ndarray, np.ndarray]:
@@ -350,66 +359,34 @@ def _make_deterministic() -> None:
 def _export(job: _Job, model: keras.Model, held_out, folder: Path) -> dict[str, Any]:
     """Writes and checks the model files, and returns the report."""
     print("Exporting and checking the model files ...", file=sys.stderr)
-    data = job.data
-    info = deploy.ModelInfo(job.variant.name, data.class_names, job.image_size, data.crop_fraction)
+    data, info = job.data, job.info()
     calibration, _ = pipeline.evaluation_arrays(
         data.train, info.image_size, info.crop_fraction, CALIBRATION_IMAGES
     )
-    deploy.save_keras(model, folder / ARTIFACTS["keras"], info)
-    (folder / "labels.txt").write_text(
-        "".join(f"{name}\n" for name in info.class_names), encoding="utf-8"
-    )
-    if keras.backend.backend() == "tensorflow":
-        checked = _convert(model, info, folder, calibration, held_out)
-    else:
-        checked = _convert_in_tensorflow(folder, calibration, held_out)
+    (folder / "labels.txt").write_text(info.labels, encoding="utf-8")
+    try:
+        exported = deploy.export(
+            model,
+            folder,
+            ("keras", "saved_model", "tflite"),
+            ("float32", "int8"),
+            deploy.Calibration(calibration, *held_out),
+            info=info,
+        )
+    except deploy.ExportError as error:  # the other files are worth having
+        if "model.keras" not in error.report["files"]:
+            raise
+        print(f"Warning: {error}", file=sys.stderr)
+        exported = error.report
+    del exported["output"]  # where it is only until it is whole
     return {
+        **exported,
         **job.settings(),
         "epochs": job.recipe.epochs,
         "parameters": model.count_params(),
         "test_images": len(held_out[0]),
         "skipped": [{"file": file, "reason": why} for file, why in data.skipped],
-        **checked,
-        "files": {file: size_in_bytes(folder / file) for file in ARTIFACTS.values()},
     }
-
-
-def _convert(model, info, folder, calibration, held_out) -> dict[str, Any]:
-    deploy.export_saved_model(model, folder / ARTIFACTS["saved_model"], info)
-    deploy.export_tflite(model, folder / ARTIFACTS["tflite_float32"], info)
-    deploy.export_tflite(model, folder / ARTIFACTS["tflite_int8"], info, "int8", calibration)
-    artifacts = {name: folder / file for name, file in ARTIFACTS.items()}
-    return deploy.verify(artifacts, "keras", *held_out)
-
-
-def _convert_in_tensorflow(folder, calibration, held_out) -> dict[str, Any]:
-    """Calls `_convert` on the saved model in a fresh process, for other backends."""
-    with tempfile.TemporaryDirectory() as aside:
-        arrays, report = Path(aside, "arrays.npz"), Path(aside, "report.json")
-        np.savez(arrays, calibration=calibration, images=held_out[0], labels=held_out[1])
-        # The devices' memory belongs to the backend that has trained.
-        environment = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
-        child = subprocess.run(
-            [sys.executable, "-m", __name__, folder, arrays, report],
-            env={**os.environ, **environment},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-        )
-        if child.returncode:
-            raise RuntimeError(f"The export through TensorFlow failed:\n{child.stderr}")
-        return json.loads(report.read_text(encoding="utf-8"))
-
-
-def _main(folder: str, arrays_path: str, report_path: str) -> None:
-    model = keras.saving.load_model(Path(folder, ARTIFACTS["keras"]), compile=False)
-    info = deploy.read_info(Path(folder, ARTIFACTS["keras"]))
-    assert info
-    with np.load(arrays_path) as arrays:
-        held_out = (arrays["images"], arrays["labels"])
-        report = _convert(model, info, Path(folder), arrays["calibration"], held_out)
-    Path(report_path).write_text(json.dumps(report), encoding="utf-8")
 
 
 def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
@@ -417,7 +394,3 @@ def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(history[0]))
         writer.writeheader()
         writer.writerows(history)
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

@@ -1,0 +1,132 @@
+"""The model card: what a folder of model files is, for the people who get it."""
+
+from pathlib import Path
+from typing import Any
+
+from keras_efficientnet.cost import cost
+from keras_efficientnet.deploy.network import Network
+from keras_efficientnet.errors import InputError
+from keras_efficientnet.files import written_whole
+
+FILE_NAME = "model_card.md"
+_HEADER = [
+    "| file | accuracy | agreement | largest difference | compared on | size |",
+    "|---|---:|---:|---:|---|---:|",
+]
+NAMED_CLASSES = 100
+NOT_STATED = "Not stated."
+
+
+def update(path: Path, network: Network, report: dict[str, Any]) -> None:
+    """Writes a model card, or brings the table of files in one that is there up to date.
+
+    Whatever else a card says is left alone: it may have been edited since.
+
+    Args:
+        path: of the card.
+        network: what the files were made of.
+        report: what `export` returns.
+    """
+    text = path.read_text(encoding="utf-8") if path.exists() else _card(network)
+    lines = text.rstrip("\n").split("\n")
+    if _HEADER[0] not in lines:  # a card from elsewhere
+        lines += ["", "## Files", "", *_HEADER]
+    begin = end = lines.index(_HEADER[0]) + len(_HEADER)
+    while end < len(lines) and lines[end].startswith("|"):
+        end += 1
+    rows = {row.split(" | ")[0]: row for row in [*lines[begin:end], *_rows(report)]}
+    lines[begin:end] = rows.values()
+    with written_whole(path, overwrite=True) as written:
+        written.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _rows(report: dict[str, Any]) -> list[str]:
+    """A line of the table for each file of a report."""
+    rows = []
+    names = report["max_abs_difference"]
+    for (file, size), name in zip(report["files"].items(), names, strict=True):
+        shares = (
+            f"{100 * report[key][name]:.1f} %" if name in report.get(key, ()) else "-"
+            for key in ("test_accuracy", "agreement")
+        )
+        rows.append(
+            f"| `{file}` | {' | '.join(shares)} | {report['max_abs_difference'][name]:.1e} | "
+            f"{report['images']} {report['compared_on']} | {size / 1e6:.1f} MB |"
+        )
+    return rows
+
+
+def _card(network: Network) -> str:
+    """A card without any file in its table."""
+    info = network.info
+    sections = {
+        "Files": "\n".join(
+            [
+                *_HEADER,
+                "",
+                "Every file was loaded in a fresh process and compared with the model that it was",
+                "made of: agreement is the share of images with the same best class, and the",
+                "largest difference is one of outputs.",
+            ]
+        ),
+        "Data": f"{info.data or NOT_STATED}{_classes(info.class_names)}",
+        "Recipe": f"```\n{info.recipe}\n```" if info.recipe else NOT_STATED,
+        "Intended use": _intended_use(network),
+        "Licence": info.license
+        or f"{NOT_STATED} Ask whoever made the model before you use it or pass it on.",
+    }
+    facts = [f"| {name} | {value} |" for name, value in _facts(network).items()]
+    parts = [f"# {info.title}", info.description, "\n".join(["| | |", "|---|---|", *facts])]
+    parts += [f"## {title}\n\n{text}" for title, text in sections.items()]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _facts(network: Network) -> dict[str, str]:
+    info, (height, width, channels) = network.info, network.shape
+    facts = {
+        "architecture": info.title,
+        "input": f"{width} x {height} pixels of {channels} channels, 0-255",
+        "preprocessing": info.preprocessing,
+        "output": _output(network),
+        "author": info.author or NOT_STATED,
+    }
+    if network.model:
+        parameters = network.model.count_params()
+        facts["parameters"] = f"{parameters:,}"
+        try:
+            whole = cost(info.variant, height, network.output_shape[-1], channels)
+        except InputError:  # none of the published networks
+            return facts
+        if whole.parameters == parameters:  # and not one with another head
+            facts["multiply-adds"] = f"{whole.multiply_adds / 1e9:.3g} G"
+    return facts
+
+
+def _output(network: Network) -> str:
+    if not network.classifies:
+        return f"features of shape {network.output_shape}"
+    kind = "probability" if network.gives_probabilities else "score"
+    return f"a {kind} for each of {network.output_shape[0]} classes"
+
+
+def _classes(names: tuple[str, ...]) -> str:
+    if not names:
+        return ""
+    some = ", ".join(names[:NAMED_CLASSES])
+    more = len(names) - NAMED_CLASSES
+    return f"\n\nClasses: {some}{f' and {more} more' if more > 0 else ''}."
+
+
+def _intended_use(network: Network) -> str:
+    if not network.classifies:
+        return (
+            "Turns an image into features for another model to work on. Measure that one on your "
+            "own images before you rely on it."
+        )
+    return (
+        "Tells apart, in one image, the classes above, on images like those that it was trained "
+        "on. It gives one of them the best score whatever the image shows, and a score is no "
+        "calibrated probability of being right. Measure it on your own images, for each class "
+        "and for the people concerned, before you rely on it; it is not meant for decisions about "
+        "people or where a mistake can do harm without somebody to look."
+    )

@@ -1,0 +1,177 @@
+"""Writes a .keras file, and a SavedModel that a server can use without this package.
+
+The SavedModel's signatures:
+
+- `serving_default`: `images`, float32 `[batch, height, width, channels]`, to `scores`.
+- `serve_uint8`: the same with uint8 images, a quarter of the bytes on the wire.
+- `serve_encoded`: `encoded`, strings `[batch]` that are JPEG or PNG files of any size, to
+  `labels` and `scores` `[batch, k]` of the best classes.
+
+The function `serve` of the loaded module takes images of both types. uint8 images and files
+are pixels in 0-255 always; float32 images are what the network takes, which is the same
+unless its preprocessing is outside the graph.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from keras_efficientnet.data.crop import upright
+from keras_efficientnet.deploy.metadata import ModelInfo, write_info
+from keras_efficientnet.deploy.network import Info, Model, Network, described, open_network
+from keras_efficientnet.errors import InputError
+
+BEST = 5
+"""Classes that `serve_encoded` gives for an image, or all where there are fewer."""
+EXIF_BYTES = 2**16
+
+
+def save_keras(model: Any, path: str | os.PathLike, info: ModelInfo) -> None:
+    """Saves a Keras model with its description as a .keras file."""
+    model.save(path)
+    write_info(Path(path), described(model, info))
+
+
+def export_saved_model(model: Model, path: str | os.PathLike, info: Info = None) -> None:
+    """Exports a Keras model as a TensorFlow SavedModel that needs no class of this package.
+
+    The module's text documents its signatures. A model that gives no row of scores has
+    `features` instead of `scores` everywhere, and no labels.
+
+    Args:
+        model: a Keras model or .keras file.
+        path: of the folder to write.
+        info: its description, see `open_network`.
+
+    Raises:
+        InputError: if the model cannot be exported.
+    """
+    import tensorflow as tf
+
+    network = open_network(model, info)
+    if network.model is None:
+        raise InputError("A SavedModel is made of a Keras model; pass the .keras file.")
+    shape = network.shape
+    output = network.output_name
+    # One function of the network in the file, however many signatures call it.
+    run = tf.function(
+        network.call, input_signature=[tf.TensorSpec((None, *shape))], autograph=False
+    )
+
+    def serve(images):
+        return {output: run(_network_input(images, network.info))}
+
+    # Keras' own export writes every variable twice.
+    module: Any = tf.Module()
+    module.variables_ = [variable.value for variable in network.model.variables]
+    module.serve = tf.function(serve, autograph=False)
+    signatures = {
+        name: module.serve.get_concrete_function(
+            tf.TensorSpec((None, *shape), dtype, name="images")
+        )
+        for name, dtype in (("serving_default", tf.float32), ("serve_uint8", tf.uint8))
+    }
+    if shape[2] == 3:
+        module.serve_encoded = tf.function(
+            lambda encoded: _serve_encoded(encoded, network, module.serve, output),
+            input_signature=[tf.TensorSpec([None], tf.string, name="encoded")],
+            autograph=False,
+        )
+        signatures["serve_encoded"] = module.serve_encoded
+    tf.saved_model.save(module, str(path), signatures=signatures)
+    write_info(Path(path), network.info)
+
+
+def _network_input(images, info: ModelInfo):
+    """Casts what is pixels, and prepares it for a network that does not do so itself."""
+    import tensorflow as tf
+
+    if images.dtype == tf.float32:
+        return images
+    pixels = tf.cast(images, tf.float32)
+    return pixels if info.takes_raw_pixels else (pixels - info.pixel_mean) / info.pixel_std
+
+
+def _serve_encoded(encoded, network: Network, serve, output: str) -> dict[str, Any]:
+    """Reads and classifies files, as `Predictor.classify` does."""
+    import tensorflow as tf
+
+    info = network.info
+    images = tf.map_fn(
+        lambda content: _prepared(content, info.image_size, info.crop_fraction),
+        encoded,
+        fn_output_signature=tf.TensorSpec(network.shape, tf.uint8),
+    )
+    outputs = serve(images)
+    if not network.classifies:
+        return outputs
+    (classes,) = network.output_shape
+    labels = tf.constant([info.label(index) for index in range(classes)])
+    scores, best = tf.math.top_k(outputs[output], min(BEST, classes))
+    return {"labels": tf.gather(labels, best), "scores": scores}
+
+
+def _prepared(content, size: int, crop_fraction: float):
+    """`images.read` and `images.prepare` in TensorFlow operations, up to rounding.
+
+    Args:
+        content: a scalar string, the content of a JPEG, PNG, BMP or GIF file.
+        size: side of the result in pixels.
+        crop_fraction: see `images.prepare`.
+
+    Returns:
+        uint8 `[size, size, 3]`.
+    """
+    import tensorflow as tf
+
+    image = tf.cond(
+        tf.io.is_jpeg(content),
+        # The exact transform, as Pillow has it.
+        lambda: tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.io.decode_image(content, channels=3, expand_animations=False),
+    )
+    image = upright(tf.ensure_shape(image, [None, None, 3]), _orientation(content))
+    extent = tf.cast(tf.shape(image)[:2], tf.float32)
+    side = tf.reduce_min(extent) * crop_fraction
+    scale = tf.repeat(size / side, 2)
+    resized = tf.raw_ops.ScaleAndTranslate(
+        images=image[None],
+        size=[size, size],
+        scale=scale,
+        translation=-scale * (extent - side) / 2,
+        kernel_type="keyscubic",  # Pillow's bicubic
+        antialias=True,
+    )
+    # Bicubic overshoots at edges; half a level more makes the cast round.
+    return tf.cast(tf.clip_by_value(resized[0] + 0.5, 0.0, 255.0), tf.uint8)
+
+
+def _orientation(content):
+    """Finds the EXIF orientation in the first bytes of a file; 1 where there is none.
+
+    An entry of an EXIF directory is tag, type, number of values and value. That of the
+    orientation (tag 0x0112, one short) is searched as it stands behind the header; the first
+    is the image's own, and a second one its thumbnail's.
+    """
+    import tensorflow as tf
+
+    # One segment of a JPEG file at most, and enough behind it for every search to end in.
+    head = tf.strings.join([tf.strings.substr(content, 0, EXIF_BYTES), b"\0" * 16])
+    data = tf.io.decode_raw(head, tf.uint8)
+
+    def find(pattern: bytes, start):
+        count = tf.size(data) - len(pattern)
+        same = [data[index : index + count] == byte for index, byte in enumerate(pattern)]
+        hits = tf.reduce_all(same, 0) & (tf.range(count) >= start)
+        return tf.argmax(hits, output_type=tf.int32), tf.reduce_any(hits)
+
+    orientation = tf.constant(1)
+    for header, entry, value in (
+        (b"II*\0", b"\x12\x01\x03\0\x01\0\0\0", 8),
+        (b"MM\0*", b"\x01\x12\0\x03\0\0\0\x01", 9),
+    ):
+        for mark in (b"Exif\0\0", b"eXIf"):  # of JPEG and of PNG
+            start, marked = find(mark + header, 0)
+            at, found = find(entry, start)
+            orientation = tf.where(marked & found, tf.cast(data[at + value], tf.int32), orientation)
+    return orientation

@@ -1,0 +1,270 @@
+"""Exporting a model: what is refused, what is checked, and what is left behind."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from image_helpers import real_photos, write_classes
+
+import keras_efficientnet as ke
+from keras_efficientnet import InputError, deploy
+from keras_efficientnet.data import sources
+from keras_efficientnet.deploy.export import FEW_IMAGES
+from keras_efficientnet.deploy.network import open_network
+
+NAMES = ("chat", "犬", "лиса")
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return real_photos(SIZE, 40)
+
+
+@pytest.fixture(scope="module")
+def network(small, tell_apart, photos):
+    model = ke.EfficientNet(small, classes=3, input_shape=(SIZE, SIZE, 3))
+    return open_network(tell_apart(model, photos), {"class_names": NAMES})
+
+
+def labelled(photos, labels, names=NAMES, skipped=()):
+    examples = sources.ArrayExamples(photos, np.asarray(labels))
+    return sources.DataSet(
+        "photos", "photos", names, examples, examples, 1.0, False, skipped=skipped
+    )
+
+
+def test_every_file_is_checked_and_put_in_place(network, photos, tmp_path):
+    pytest.importorskip("tf2onnx")
+    # As evaluation prepares them, so that the model's own answers are the right ones.
+    held_out = np.stack(
+        [ke.data.images.prepare(ke.data.images.read(p), SIZE, 0.875) for p in photos]
+    )
+    right = network.scores(held_out).argmax(1)
+    other = ("лиса", "chat", "犬")  # the data have the same names in another order
+    data = labelled(photos, [other.index(NAMES[label]) for label in right], other)
+    data = dataclasses.replace(data, skipped=(("bad.jpg", "is no image"),))
+    report = ke.export(network, tmp_path, deploy.FORMATS, ("float32", "int8"), data)
+    names = ["keras", "saved_model", "tflite_float32", "tflite_int8", "onnx"]
+    files = [
+        "model.keras",
+        "saved_model",
+        "model_float32.tflite",
+        "model_int8.tflite",
+        "model.onnx",
+    ]
+    assert list(report["files"]) == files
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*files, "model_card.md"])
+    assert report["files"]["model.onnx"] == (tmp_path / "model.onnx").stat().st_size
+    for key in ("agreement", "max_abs_difference", "test_accuracy"):
+        assert list(report[key]) == names
+    for name in set(names) - {"tflite_int8"}:
+        assert report["agreement"][name] == report["test_accuracy"][name] == 1
+        assert report["max_abs_difference"][name] < 1e-4
+    assert report["max_abs_difference"]["tflite_int8"] > 1e-4
+    assert report["source_accuracy"] == 1
+    assert (report["images"], report["compared_on"]) == (40, "held-out images")
+    assert set(report["operators"]) == {"tflite_float32", "tflite_int8"}
+    assert report["skipped"] == [{"file": "bad.jpg", "reason": "is no image"}]
+    assert (report["failed"], report["warnings"]) == ({}, [])
+    assert report["preprocessing"] == "inside the graph"
+    assert json.loads(json.dumps(report)) == report
+    for file in files:
+        assert deploy.read_info(tmp_path / file) == network.info
+    card = (tmp_path / "model_card.md").read_text(encoding="utf-8")
+    assert all(f"| `{file}` |" in card for file in files)
+
+
+def test_a_file_is_exported_again(model_files, tmp_path):
+    for source in ("keras", "saved_model"):
+        output = tmp_path / source
+        report = ke.export(model_files[source], output, quantize="float16", info={"author": "me"})
+        assert report["max_abs_difference"]["tflite_float16"] < 2e-2
+        assert report["compared_on"] == "random pixels"
+        assert "test_accuracy" not in report
+        info = deploy.read_info(output / "model_float16.tflite")
+        assert info == dataclasses.replace(deploy.read_info(model_files[source]), author="me")
+
+
+def test_options_are_refused_before_the_model_is_looked_at(tmp_path, photos, model_files):
+    (tmp_path / "model_int8.tflite").write_text("precious")
+    nothing = tmp_path / "none.keras"
+    for options, message in (
+        ({"formats": "tflit"}, "formats='tflit' must be one or several of keras, saved_model"),
+        ({"formats": ()}, "formats="),
+        ({"quantize": ("float32", "int4")}, "quantize=.* must be one or several of float32"),
+        ({"formats": "onnx", "quantize": "int8"}, "quantize='int8' goes with the format 'tflite'"),
+        ({"quantize": "int8"}, r"int8 needs calibration images; name training data \(--calib"),
+        ({"quantize": "int16x8"}, "int16x8 needs calibration images"),
+        ({"quantize": "int8", "calibration": photos}, "exists; pass --overwrite"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ke.export(nothing, tmp_path, **options)
+    source = model_files["saved_model"]
+    with pytest.raises(InputError, match=r"as tflite only; export the \.keras file .* onnx"):
+        ke.export(source, tmp_path, ("tflite", "onnx"))
+    assert [path.name for path in tmp_path.iterdir()] == ["model_int8.tflite"]
+    assert (tmp_path / "model_int8.tflite").read_text() == "precious"
+
+
+def test_a_missing_package_is_named(model_files, tmp_path, monkeypatch):
+    find = deploy.onnx.importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *rest: None if name == "tf2onnx" else find(name)
+    )
+    with pytest.raises(InputError, match=r"needs the package tf2onnx; install .* extra 'onnx'"):
+        ke.export(model_files["keras"], tmp_path, "onnx")
+
+
+class Clock(keras.layers.Layer):
+    """Gives other numbers each time."""
+
+    def call(self, inputs):
+        import tensorflow as tf
+
+        return inputs + tf.cast(tf.timestamp() % 1e4, tf.float32)
+
+
+def test_a_file_that_fails_costs_none_of_the_others(tmp_path):
+    image = keras.Input((32, 32, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
+    odd = keras.layers.Lambda(lambda x: keras.ops.erfinv(x / 2))(pooled)
+    with pytest.raises(deploy.ExportError) as raised:
+        ke.export(keras.Model(image, odd), tmp_path, ("saved_model", "tflite"))
+    report = raised.value.report
+    assert str(raised.value).startswith(
+        "tflite_float32 could not be made; saved_model are in place"
+    )
+    assert list(report["files"]) == list(report["max_abs_difference"]) == ["saved_model"]
+    assert "no built-in operator for Erfinv" in report["failed"]["tflite_float32"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model_card.md", "saved_model"]
+
+
+def test_a_file_with_other_numbers_is_not_put_in_place(tmp_path):
+    image = keras.Input((32, 32, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
+    with pytest.raises(deploy.ExportError, match="gives other outputs than the model, by up to"):
+        ke.export(keras.Model(image, Clock()(pooled)), tmp_path, "saved_model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_of_no_numbers_is_refused(small, tmp_path):
+    model = ke.EfficientNet(small, classes=2, input_shape=(32, 32, 3))
+    model.layers[-1].bias.assign([np.nan, 0])
+    with pytest.raises(InputError, match="gives outputs that are no numbers"):
+        ke.export(model, tmp_path)
+
+
+def test_doubtful_calibration_is_warned_of(network, photos, tmp_path, capsys):
+    few = labelled(photos[:3], [0, 1, 2])
+    report = ke.export(network, tmp_path, quantize="int8", calibration=few)
+    (warning,) = report["warnings"]
+    assert warning.startswith("3 calibration images are few to take ranges from")
+    assert "200 of the training images" in warning
+    assert f"Warning: {warning}" in capsys.readouterr().err
+    one_class = labelled(photos, [1] * 40)
+    report = ke.export(
+        network, tmp_path, quantize="int8", calibration=lambda: one_class, overwrite=True
+    )
+    (warning,) = report["warnings"]
+    assert "All calibration images are of one class" in warning
+    assert "name data with images of every class" in warning
+
+
+def test_calibration_from_folders_says_what_to_do(network, tmp_path, capsys):
+    def export(root, **options):
+        return ke.export(
+            network, tmp_path / "out", quantize="int8", calibration=f"folder:{root}", **options
+        )
+
+    write_classes(tmp_path / "some", count=30)
+    (tmp_path / "some" / "red" / "broken.jpg").write_bytes(b"no image")
+    report = export(tmp_path / "some")  # other classes than the model's, of another size
+    (skipped,) = report["skipped"]
+    assert skipped["file"].endswith("broken.jpg")
+    assert "is not an image that can be read" in skipped["reason"]
+    assert report["images"] == 12
+    assert "test_accuracy" not in report
+    write_classes(tmp_path / "three", count=1)
+    write_classes(tmp_path / "one" / "sub", count=1)
+    for root, message in (
+        ("three", "has only one image; at least two are needed"),
+        ("one", "one folder of images for each of at least two classes; it has 1"),
+        ("none", "does not exist"),
+    ):
+        with pytest.raises(InputError, match=message):
+            export(tmp_path / root, overwrite=True)
+
+
+def test_arrays_that_do_not_fit_say_what_to_do(network, small, photos, tmp_path):
+    for images, message in (
+        (photos[:, ::2], r"\(32, 64, 3\) do not fit .* resize them \(ke.data.images.prepare\)"),
+        (photos[..., :1], "do not fit a model that takes"),
+        (photos / 127.5 - 1, "must be pixels in 0-255, not normalized ones"),
+        (photos[:0], "no images to calibrate with"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ke.export(network, tmp_path, quantize="int8", calibration=images)
+    grey = ke.EfficientNet(small, classes=3, input_shape=(32, 32, 1))
+    with pytest.raises(InputError, match="takes images of 1 channels, and data sets have three"):
+        ke.export(grey, tmp_path, quantize="int8", calibration=labelled(photos, [0] * 40))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_array_is_parted_into_images_that_calibrate_and_that_compare(network, photos, tmp_path):
+    from keras_efficientnet.deploy.export import _images
+
+    images, notes = _images(photos, network, True)
+    assert (len(images.images), len(images.held_out), notes["warnings"]) == (32, 8, [])
+    assert len(images.images) == FEW_IMAGES
+    both = np.concatenate([images.images, images.held_out])
+    assert len(np.unique(both.reshape(40, -1), axis=0)) == len(
+        np.unique(photos.reshape(40, -1), axis=0)
+    )
+    images, notes = _images(photos[:3], network, True)
+    assert images.held_out is images.images
+    assert notes["compared_on"] == "the calibration images themselves"
+
+
+def test_a_network_that_normalizes_nowhere_is_warned_of(small, tmp_path, photos):
+    model = ke.EfficientNet(
+        small, classes=2, input_shape=(32, 32, 3), include_preprocessing=False, name="mine"
+    )
+    report = ke.export(model, tmp_path)
+    assert "mine does not normalize its images" in report["warnings"][0]
+    report = ke.export(
+        model, tmp_path, overwrite=True, info={"pixel_mean": [128], "pixel_std": [128]}
+    )
+    assert report["warnings"] == []
+    assert report["preprocessing"] == "outside the graph: (pixels - [128]) / [128]"
+
+
+JAX = """
+import sys, json
+import keras, numpy as np
+import keras_efficientnet as ke
+assert keras.backend.backend() == "jax"
+model = keras.saving.load_model(sys.argv[1])
+info = ke.deploy.read_info(sys.argv[1])
+images = np.load(sys.argv[3])
+report = ke.export(model, sys.argv[2], ("saved_model", "tflite"), "int8", images, info=info)
+print(json.dumps(report))
+"""
+
+
+@pytest.mark.jax
+def test_a_model_on_jax_is_exported_through_tensorflow(model_files, photos, run_python, tmp_path):
+    pytest.importorskip("jax")
+    np.save(tmp_path / "photos.npy", photos)
+    arguments = (model_files["keras"], tmp_path / "out", tmp_path / "photos.npy")
+    report = json.loads(run_python(JAX, *arguments, KERAS_BACKEND="jax").splitlines()[-1])
+    assert report["agreement"]["saved_model"] == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "model_card.md",
+        "model_int8.tflite",
+        "saved_model",
+    ]
+    info = deploy.read_info(tmp_path / "out" / "model_int8.tflite")
+    assert info == deploy.read_info(model_files["keras"])

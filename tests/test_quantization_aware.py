@@ -1,0 +1,66 @@
+"""Fine-tuning under 8 bits."""
+
+import keras
+import numpy as np
+import pytest
+from test_quantization import CLASSES, SIZE, doubtful, float_content, pictures
+
+import keras_efficientnet as ke
+from keras_efficientnet.deploy import quantization, quantization_aware
+
+
+@pytest.fixture(scope="module")
+def model(small, randomize):
+    """Sensitive to rounding: kernels of a few large and many small channels."""
+    model = randomize(
+        ke.EfficientNet(small, classes=CLASSES, input_shape=(SIZE, SIZE, 3)), pictures(8, 9)
+    )
+    head = model.get_layer("predictions")
+    head.kernel.assign(np.asarray(head.kernel) * 8)
+    scores = model.predict(pictures(64, 8), verbose=0)
+    head.bias.assign(head.bias - np.log(scores + 1e-9).mean(0))
+    return model
+
+
+def test_rounding_is_that_of_a_file(model):
+    """The training graph's error is of the size of the file's, and not zero."""
+    images = pictures(32, 2)
+    rounded = quantization_aware._Trainer(model, quantization_aware._rounded(model, images))
+    expected = np.asarray(model(images))
+    found = np.asarray(rounded(images))
+    assert 1e-4 < np.abs(found - expected).mean() < 0.05
+    # With limits so wide apart that nothing is rounded away, less is off.
+    kernels = [kernel for kernel, _ in rounded._kernels]
+    convolutions = [layer for layer in model.layers if "conv" in layer.name]
+    squeezes = [layer for layer in model.layers if layer.name.endswith("_se")]
+    assert len(kernels) == len(convolutions) + 2 * len(squeezes) + 1
+
+
+def test_kernels_have_256_steps_a_channel():
+    kernel = keras.ops.convert_to_tensor(
+        np.random.default_rng(0).normal(0, 1, (3, 3, 8, 5)).astype(np.float32)
+    )
+    rounded = np.asarray(quantization_aware._rounded_kernel(kernel, 3))
+    for channel in range(5):
+        step = np.abs(np.asarray(kernel)[..., channel]).max() / 127
+        steps = rounded[..., channel] / step
+        np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
+        assert np.abs(steps).max() <= 127.001
+
+
+def test_fine_tuning_beats_quantization_after_training(model, tmp_path):
+    images = pictures(48, 2)
+    content = float_content(model, tmp_path)
+    check = doubtful(content, 64)
+    expected = quantization._run(content, check)
+
+    def error(network):
+        scores = quantization._run(quantization.plain_int8(network, images), check)
+        return np.square(np.log(scores + 1e-3) - np.log(expected + 1e-3)).mean()
+
+    before = [np.array(value) for value in model.get_weights()]
+    tuned = quantization_aware.fine_tune(model, images, epochs=20)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert [w.path for w in tuned.weights] == [w.path for w in model.weights]
+    assert error(float_content(tuned, tmp_path)) < 0.8 * error(content)
