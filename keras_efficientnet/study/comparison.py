@@ -1,14 +1,17 @@
 """One dimension against all three at equal cost (paper, Figure 3 and Tables 3 and 7)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_efficientnet import scaling
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.study import networks, published
 from keras_efficientnet.study.networks import Network
+
+if TYPE_CHECKING:  # the costs need no TensorFlow
+    from keras_efficientnet.study.trials import Plan
 
 DIMENSIONS = ("depth", "width", "resolution")
 
@@ -120,21 +123,30 @@ def comparison_rows(found: dict[str, Network], classes: int = 1000) -> list[dict
     return rows
 
 
-def verdict(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Sets the compound network against the best of the single dimensions.
+def compare_scaling(found: dict[str, Network], plan: "Plan") -> dict[str, Any]:
+    """Trains scaled networks by one recipe and sets compound against single dimensions.
 
     Args:
-        summaries: `trials.summary` by dimension.
+        found: from `scaled_networks` or `paper_networks`.
+        plan: how they are trained.
 
     Returns:
-        `best_single`, its dimension; and `trials.difference` of the two: `differences`,
-        `mean` and `standard_error`.
+        `rows` of `comparison_rows`, each with `trials.summary`; and `verdict`: `best_single`,
+        the best of the single dimensions, and `trials.difference` of the compound network to
+        it, `differences`, `mean` and `standard_error`.
     """
-    from keras_efficientnet.study.trials import difference
+    from keras_efficientnet.study.trials import Trial, difference, run_trials, summary
 
-    singles: Sequence[str] = [name for name in DIMENSIONS if name in summaries]
-    best = max(singles, key=lambda name: summaries[name]["accuracy"])
-    return {"best_single": best, **difference(summaries["compound"], summaries[best])}
+    results = run_trials([Trial(name, network) for name, network in found.items()], plan)
+    rows = [
+        {**row, **summary(results, row["dimension"])}
+        for row in comparison_rows(found, plan.classes)
+    ]
+    by_dimension = {row["dimension"]: row for row in rows}
+    singles = [name for name in DIMENSIONS if name in by_dimension]
+    best = max(singles, key=lambda name: by_dimension[name]["accuracy"])
+    verdict = difference(by_dimension["compound"], by_dimension[best])
+    return {"rows": rows, "verdict": {"best_single": best, **verdict}}
 
 
 def _multiply_adds(network: Network, classes: int) -> int:

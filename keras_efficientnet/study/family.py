@@ -65,7 +65,6 @@ def _family_row(variant: spec.VariantSpec) -> dict[str, Any]:
         "multiply_adds_agree": published.agrees(total.multiply_adds, printed.multiply_adds, 1e9),
         "top1": top1(variant.name),
         "source": printed.source,
-        "remark": printed.remark,
     }
 
 
@@ -78,9 +77,11 @@ def top1(variant_name: str) -> dict[str, float]:
             continue
         for entry in registry.table():
             if (entry.variant, entry.name) == (variant_name, weights) and entry.top1:
-                found = {source: entry.top1, **found} if prefix == "Lite" else found | {
-                    source: entry.top1
-                }
+                found = (
+                    {source: entry.top1, **found}
+                    if prefix == "Lite"
+                    else found | {source: entry.top1}
+                )
     return found
 
 

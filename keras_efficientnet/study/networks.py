@@ -144,6 +144,21 @@ def cost(network: Network, classes: int = 1000, image_size: int | None = None) -
     return Cost(trainable, counter.multiply_adds + features[-1] * classes, counter.blocks)
 
 
+def finished(network: Network) -> dict[str, Any]:
+    """Describes a network by what is built of it: multipliers that round to the same are one."""
+    description = dataclasses.asdict(network)
+    del description["name"]
+    if isinstance(network, VariantSpec):
+        for name in ("stages", "width", "depth"):
+            del description[name]
+        description["blocks"] = [
+            dataclasses.asdict(block) for block in scaling.expand_blocks(network)
+        ]
+        description["stem"] = scaling.stem_filters(network)
+        description["head"] = scaling.head_filters(network)
+    return description
+
+
 def build(
     network: Network,
     classes: int,

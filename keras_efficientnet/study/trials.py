@@ -10,7 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,10 @@ import keras
 import numpy as np
 from filelock import FileLock, Timeout
 
-from keras_efficientnet import scaling
 from keras_efficientnet.data import pipeline
 from keras_efficientnet.data.dataset import DataSet
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.files import written_whole
-from keras_efficientnet.spec import VariantSpec
 from keras_efficientnet.study import networks
 from keras_efficientnet.study.networks import Network
 from keras_efficientnet.training import Execution, Recipe, distribution, fit
@@ -47,40 +45,58 @@ COLUMNS = {
 
 
 @dataclass(frozen=True)
+class Plan:
+    """How the networks of a study are trained.
+
+    Attributes:
+        data: on which; all its held-out images judge the last epoch.
+        recipe: how.
+        results: CSV file that keeps every result.
+        seeds: number of trainings of each network; the seeds are 0, 1, 2 and so on.
+        execution: how the machine is used.
+    """
+
+    data: DataSet
+    recipe: Recipe
+    results: Path
+    seeds: int = 3
+    execution: Execution = field(default_factory=Execution)
+
+    def __post_init__(self):
+        """Refuses what cannot be trained."""
+        if self.seeds < 1:
+            raise InputError(f"seeds={self.seeds} must be at least 1.")
+        if self.recipe.fine_tuning:
+            raise InputError("A study trains from scratch; choose another recipe than finetune.")
+
+    @property
+    def classes(self) -> int:
+        """Outputs of the networks."""
+        return len(self.data.class_names)
+
+
+@dataclass(frozen=True)
 class Trial:
     """A network that is to be trained.
 
     Attributes:
         name: its row in the tables.
         network: what is trained, at its own resolution.
-        recipe: how.
+        recipe: how, if not by the plan's.
     """
 
     name: str
     network: Network
-    recipe: Recipe
+    recipe: Recipe | None = None
 
 
-def run_trials(
-    trials: Sequence[Trial],
-    data: DataSet,
-    seeds: int,
-    results: Path,
-    execution: Execution | None = None,
-) -> list[dict[str, Any]]:
+def run_trials(trials: Sequence[Trial], plan: Plan) -> list[dict[str, Any]]:
     """Trains each network once for each seed, unless the file holds its result already.
 
     A seed fixes initial weights, order and augmentation, so that networks can be compared
     seed by seed. The file is written anew, whole, after each training: a run that was ended in
     any way goes on where it was when it is called again. Results of other studies in the same
     file stay; two trials of one finished network share theirs.
-
-    Args:
-        trials: what is trained.
-        data: on which; all its held-out images judge the last epoch.
-        seeds: number of trainings of each network; the seeds are 0, 1, 2 and so on.
-        results: CSV file.
-        execution: how the machine is used; `Execution()` if None.
 
     Returns:
         The results of these trials: for each a row of the file, as a map by `COLUMNS`:
@@ -89,29 +105,26 @@ def run_trials(
         but the seed.
 
     Raises:
-        InputError: if `seeds` is below 1, the file is no file of results, another study is
-            writing to it, or a network cannot be trained.
+        InputError: if the file is no file of results, another study is writing to it, or a
+            network cannot be trained.
     """
-    if seeds < 1:
-        raise InputError(f"seeds={seeds} must be at least 1.")
-    execution = execution or Execution()
-    digests = [_settings(trial, data, execution) for trial in trials]
+    trials = [dataclasses.replace(trial, recipe=trial.recipe or plan.recipe) for trial in trials]
+    digests = [_settings(trial, plan) for trial in trials]
     found = []
-    with _writing(results):
-        rows = read_results(results)
-        todo = seeds * len(trials)
-        for seed in range(seeds):
+    with _writing(plan.results):
+        rows = read_results(plan.results)
+        for seed in range(plan.seeds):
             for trial, digest in zip(trials, digests, strict=True):
                 row = next(
                     (row for row in rows if (row["settings"], row["seed"]) == (digest, seed)), None
                 )
                 if row is None:
-                    progress = f"{len(found) + 1}/{todo}: {trial.name}, seed {seed}"
-                    print(progress, file=sys.stderr)
-                    row = {**_train(trial, data, seed, execution), "settings": digest}
+                    name = f"{len(found) + 1}/{plan.seeds * len(trials)}: {trial.name}, seed {seed}"
+                    print(name, file=sys.stderr)
+                    row = {**_train(trial, plan, seed), "settings": digest}
                     rows.append(row)
-                    _write_results(results, rows)
-                    print(f"{progress}: {100 * row['accuracy']:.1f} %", file=sys.stderr)
+                    _write_results(plan.results, rows)
+                    print(f"{name}: {100 * row['accuracy']:.1f} %", file=sys.stderr)
                 found.append({**row, "trial": trial.name})
     return found
 
@@ -180,27 +193,28 @@ def _some(data: DataSet, examples: Any, count: int | None) -> Any:
     return examples.subset(np.sort(np.concatenate(chosen)))
 
 
-def _train(trial: Trial, data: DataSet, seed: int, execution: Execution) -> dict[str, Any]:
+def _train(trial: Trial, plan: Plan, seed: int) -> dict[str, Any]:
     """Trains one network and returns its row."""
-    size, classes = trial.network.resolution, len(data.class_names)
-    one_size = {stage.image_size for stage in trial.recipe.plan(size)} == {size}
+    recipe, data, size = trial.recipe, plan.data, trial.network.resolution
+    assert recipe
+    one_size = {stage.image_size for stage in recipe.plan(size)} == {size}
     keras.utils.set_random_seed(seed)
-    with distribution.over_devices(execution.devices), dtype_policy(execution.precision):
+    with distribution.over_devices(plan.execution.devices), dtype_policy(plan.execution.precision):
         model = networks.build(
             trial.network,
-            classes,
+            plan.classes,
             size if one_size else None,
-            dropout_rate=trial.recipe.dropout_rate,
-            drop_connect_rate=trial.recipe.drop_connect_rate,
+            dropout_rate=recipe.dropout_rate,
+            drop_connect_rate=recipe.drop_connect_rate,
         )
         started = time.perf_counter()
-        fit(model, data, trial.recipe, image_size=size, seed=seed, execution=execution)
+        fit(model, data, recipe, image_size=size, seed=seed, execution=plan.execution)
         seconds = time.perf_counter() - started
         images, labels = pipeline.evaluation_arrays(
             data.test, size, data.crop_fraction, len(data.test)
         )
         scores = model.predict(images, batch_size=64, verbose=0)
-    cost = networks.cost(trial.network, classes)
+    cost = networks.cost(trial.network, plan.classes)
     row = {
         "trial": trial.name,
         "data": data.source,
@@ -209,7 +223,7 @@ def _train(trial: Trial, data: DataSet, seed: int, execution: Execution) -> dict
         "image_size": size,
         "trainable": cost.trainable,
         "multiply_adds": cost.multiply_adds,
-        "epochs": trial.recipe.epochs,
+        "epochs": recipe.epochs,
         "seed": seed,
         "accuracy": float(np.mean(scores.argmax(-1) == labels)),
         "seconds": round(seconds, 2),
@@ -219,21 +233,12 @@ def _train(trial: Trial, data: DataSet, seed: int, execution: Execution) -> dict
     return row
 
 
-def _settings(trial: Trial, data: DataSet, execution: Execution) -> str:
+def _settings(trial: Trial, plan: Plan) -> str:
     """Returns a digest of all that decides a result but the seed."""
-    network = dataclasses.asdict(trial.network)
-    del network["name"]
-    if isinstance(trial.network, VariantSpec):
-        # Multipliers that round to the same network are the same experiment.
-        for name in ("stages", "width", "depth"):
-            del network[name]
-        network["blocks"] = [
-            dataclasses.asdict(block) for block in scaling.expand_blocks(trial.network)
-        ]
-        network["stem"] = scaling.stem_filters(trial.network)
-        network["head"] = scaling.head_filters(trial.network)
+    assert trial.recipe
+    data, execution = plan.data, plan.execution
     settings = {
-        "network": network,
+        "network": networks.finished(trial.network),
         "recipe": dataclasses.asdict(trial.recipe),
         "data": [data.source, len(data.train), len(data.test), data.class_names],
         "precision": execution.precision,
@@ -256,9 +261,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             if reader.fieldnames == list(COLUMNS):
-                return [
-                    {name: kind(row[name]) for name, kind in COLUMNS.items()} for row in reader
-                ]
+                return [{name: kind(row[name]) for name, kind in COLUMNS.items()} for row in reader]
     except (OSError, ValueError, TypeError):
         pass
     raise InputError(f"{str(path)!r} is no file of study results; pass another --output.")
