@@ -41,11 +41,11 @@ def test_other_budgets_count_the_finished_network(budget, field):
 
 
 def test_latency_is_that_of_the_exported_file():
-    constraint = study.Constraint("latency", ratio=2, tolerance=0.9, step=1)
+    constraint = study.Constraint("latency", ratio=2, tolerance=0.9, step=1)  # wide: noise
     base = networks.scaled(networks.TINY, depth=0.1)
     rows = study.search_candidates(base, constraint, classes=3)
     ratios = {(row["alpha"], row["beta"], row["gamma"]): row["budget_ratio"] for row in rows}
-    assert set(ratios) == {(2.0, 1.0, 1.0), (1.2, 1.1, 1.15)}
+    assert set(ratios) == {(1.2, 1.1, 1.15), (2.0, 1.0, 1.0), (3.0, 1.0, 1.0)}
     assert all(0.5 < ratio < 4 for ratio in ratios.values())
 
 

@@ -41,10 +41,10 @@ def _progressive(network: VariantSpec, recipe: Recipe) -> tuple[VariantSpec, Rec
 
 # By the name that `only` takes: what is changed, and how.
 ABLATIONS = {
-    "se": ("without squeeze-and-excitation", _without_se),
+    "se": ("without SE", _without_se),
     "swish": ("ReLU for swish", _relu),
     "stochastic-depth": ("without stochastic depth", _without_stochastic_depth),
-    "progressive": ("growing image size", _progressive),
+    "progressive": ("growing images", _progressive),
 }
 
 

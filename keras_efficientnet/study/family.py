@@ -32,7 +32,7 @@ def family_table(family: str = "V1") -> list[dict[str, Any]]:
         `blocks`; computed `trainable`, `parameters` (all) and `multiply_adds`;
         `paper_parameters` and `paper_multiply_adds` as numbers, None where not printed, with
         `parameters_agree` and `multiply_adds_agree`, whether the computed value rounds to the
-        printed one; `top1`, percent by source; `source` of the printed counts; `remark`.
+        printed one; `top1`, percent by source; `source` of the printed counts.
 
     Raises:
         InputError: if the family is unknown.

@@ -56,15 +56,13 @@ class Constraint:
     def grid(self) -> list[tuple[float, float, float]]:
         """All alpha, beta, gamma on the grid that could meet the ratio, and the paper's."""
 
-        def axis(end: float) -> list[float]:
-            return [round(1 + i * self.step, 6) for i in range(int((end - 1) / self.step) + 2)]
+        end = self.ratio * (1 + self.tolerance) + 1e-9
 
-        points = [
-            (alpha, beta, gamma)
-            for alpha in axis(self.ratio)
-            for beta in axis(math.sqrt(self.ratio))
-            for gamma in axis(math.sqrt(self.ratio))
-        ]
+        def axis(end: float) -> list[float]:
+            return [round(1 + i * self.step, 6) for i in range(int((end - 1) / self.step) + 1)]
+
+        sides = axis(math.sqrt(end))
+        points = [(alpha, beta, gamma) for alpha in axis(end) for beta in sides for gamma in sides]
         paper = (scaling.ALPHA, scaling.BETA, scaling.GAMMA)
         return sorted({*points, paper})
 
