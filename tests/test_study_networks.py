@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import keras
@@ -60,7 +61,8 @@ def test_a_base_is_known_by_name_or_is_one():
 
 def test_multipliers_that_round_alike_make_one_network():
     b0 = networks.base("B0")
-    same = networks.scaled(b0, width=1.001, depth=0.99, resolution=1.001, name="other")
+    same = networks.scaled(b0, width=1.001, depth=0.99, resolution=1.001)
+    same = dataclasses.replace(same, name="other")
     assert networks.finished(same) == networks.finished(b0)
     for other in ({"width": 1.1}, {"depth": 1.1}, {"resolution": 1.1}):
         assert networks.finished(networks.scaled(b0, **other)) != networks.finished(b0)

@@ -14,7 +14,7 @@ from keras_efficientnet.study import networks, trials
 from keras_efficientnet.training import recipe
 
 # The fewest blocks and channels that have every stage.
-SMALLEST = networks.scaled(networks.TINY, depth=0.1, width=0.1, name="smallest")
+SMALLEST = networks.scaled(networks.TINY, depth=0.1, width=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_an_ablation_changes_one_thing_at_a_time(plan, canned, monkeypatch):
         return run(wanted, plan)
 
     monkeypatch.setattr("keras_efficientnet.study.ablation.run_trials", spy)
-    canned({"base": [0.5], **dict.fromkeys(study.ABLATIONS, [0.4])})
+    canned({"base": [0.5], **{name: [0.4] for name in study.ABLATIONS}})
     rows = study.ablate("tiny", plan)
     assert [row["name"] for row in rows] == ["base", *study.ABLATIONS]
     assert "against_base" not in rows[0]
@@ -225,7 +225,8 @@ def run_scale(capsys, *arguments):
 
 
 def test_the_commands_train_and_print(capsys, canned, tmp_path):
-    every = dict.fromkeys(["base", "depth", "width", "resolution", "compound"], [0.5, 0.7])
+    dimensions = ("base", "depth", "width", "resolution", "compound")
+    every = {name: [0.5, 0.7] for name in dimensions}
     canned({**every, "se": [0.4, 0.4]})
     results, table = tmp_path / "results.csv", tmp_path / "rows.csv"
     small = ("--small", "--output", results)

@@ -236,7 +236,7 @@ def compare(base, ratio, paper, alpha, beta, gamma, make_plan, csv_file, as_json
         growths = {"alpha": alpha, "beta": beta, "gamma": gamma}
         found = comparison.scaled_networks(base, ratio, **growths, classes=classes)
     if plan:
-        document = comparison.compare_scaling(found, plan)
+        document: dict[str, Any] = comparison.compare_scaling(found, plan)
     else:
         document = {"rows": comparison.comparison_rows(found, classes)}
     rows = document["rows"]

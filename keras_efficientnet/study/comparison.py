@@ -58,9 +58,14 @@ def scaled_networks(
         scale = scaling.compound_scale(phi, alpha, beta, gamma)
         return networks.scaled(base, scale.depth, scale.width, scale.resolution)
 
+    def single(dimension: str, multiplier: float) -> Network:
+        return networks.scaled(
+            base, *(multiplier if name == dimension else 1.0 for name in DIMENSIONS)
+        )
+
     found = {"base": base}
     for dimension in DIMENSIONS:
-        found[dimension] = reach(lambda m, d=dimension: networks.scaled(base, **{d: m}), 1.0)
+        found[dimension] = reach(partial(single, dimension), 1.0)
     grown = reach(compound, 0.0)
     found["compound"] = reach(lambda m: networks.scaled(grown, resolution=m), 0.5)
     return found

@@ -120,12 +120,10 @@ def scaled(
     depth: float = 1.0,
     width: float = 1.0,
     resolution: float = 1.0,
-    name: str | None = None,
 ) -> Network:
     """Multiplies the three dimensions of a network; the image side is rounded to a pixel."""
     return dataclasses.replace(
         network,
-        name=name or network.name,
         depth=network.depth * depth,
         width=network.width * width,
         resolution=max(MIN_IMAGE_SIZE, round(network.resolution * resolution)),

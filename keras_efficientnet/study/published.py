@@ -139,17 +139,18 @@ class Scaled:
 
 def _rows(*figures: tuple[str, str, float]) -> tuple[Scaled, ...]:
     multipliers = {
-        "base": (1, 1, 1),
-        "depth": (4, 1, 1),
-        "width": (1, 2, 1),
-        "resolution": (1, 1, 2),
+        "base": (1.0, 1.0, 1.0),
+        "depth": (4.0, 1.0, 1.0),
+        "width": (1.0, 2.0, 1.0),
+        "resolution": (1.0, 1.0, 2.0),
         # Table 3 prints these for MobileNetV1 alone; taken for the others too.
         "compound": (1.4, 1.2, 1.3),
     }
-    return tuple(
-        Scaled(dimension, *multipliers[dimension], Decimal(printed), top1)
-        for dimension, printed, top1 in figures
-    )
+    rows = []
+    for dimension, printed, top1 in figures:
+        depth, width, resolution = multipliers[dimension]
+        rows.append(Scaled(dimension, depth, width, resolution, Decimal(printed), top1))
+    return tuple(rows)
 
 
 # Paper, Table 7 (B0) and Table 3.

@@ -55,7 +55,6 @@ class Constraint:
 
     def grid(self) -> list[tuple[float, float, float]]:
         """All alpha, beta, gamma on the grid that could meet the ratio, and the paper's."""
-
         end = self.ratio * (1 + self.tolerance) + 1e-9
 
         def axis(end: float) -> list[float]:
