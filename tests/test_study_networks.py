@@ -101,9 +101,9 @@ def test_the_papers_scaled_networks_cost_about_what_it_prints(base):
 def test_a_computed_value_agrees_where_it_rounds_to_the_printed_digits():
     printed = published.VARIANTS["B1"].multiply_adds
     assert str(printed) == "0.70"
-    assert published.agrees(0.7049e9, printed, 1e9) is True
-    assert published.agrees(0.6949e9, printed, 1e9) is False
-    assert published.agrees(1.0, None, 1e9) is None
+    assert published.agrees(0.7049e9, printed, 10**9) is True
+    assert published.agrees(0.6949e9, printed, 10**9) is False
+    assert published.agrees(1.0, None, 10**9) is None
 
 
 def test_every_baseline_is_built_by_keras_and_weighs_what_is_printed():

@@ -246,6 +246,13 @@ def test_the_commands_train_and_print(capsys, canned, tmp_path):
         group.main(["scale", "ablate"], standalone_mode=False)
 
 
+def test_examples_in_the_help_keep_their_lines(capsys):
+    with pytest.raises(SystemExit):
+        group.main(["scale", "compare", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "    keras-efficientnet scale compare --small" in lines
+
+
 def test_a_search_ends_with_what_to_do_next(capsys, canned, tmp_path):
     rows = study.search_candidates("tiny", study.Constraint(step=0.5), 10)
     names = ["{alpha:g}, {beta:g}, {gamma:g}".format(**row) for row in rows]

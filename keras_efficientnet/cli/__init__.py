@@ -55,5 +55,14 @@ def group() -> None:
     """
 
 
+def _keep_lines(command: click.Command) -> None:
+    r"""Lets `\b` in a raw docstring be the backspace by which click keeps a paragraph's lines."""
+    if command.help:
+        command.help = command.help.replace(r"\b", "\b")
+    for inner in getattr(command, "commands", {}).values():
+        _keep_lines(inner)
+
+
 for command in (train, evaluate, predict, benchmark, export, info, weights, compare, scale):
     group.add_command(command)
+_keep_lines(group)

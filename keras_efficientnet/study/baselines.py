@@ -8,9 +8,8 @@ from typing import Any
 import keras
 from tqdm import tqdm
 
-from keras_efficientnet import deploy
+from keras_efficientnet import deploy, spec
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.spec import VariantSpec
 from keras_efficientnet.study import family, networks, published
 from keras_efficientnet.study.counting import multiply_adds
 
@@ -103,9 +102,9 @@ def claims(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _network(name: str) -> networks.Network:
     try:
         return networks.base(name)
-    except InputError as error:
-        known = ", ".join(published.BASELINES)
-        raise InputError(f"{str(error).rstrip('.')}, {known}.") from None
+    except InputError:
+        known = dict.fromkeys([*spec.VARIANTS, *published.BASELINES, *networks.BASES])
+        raise InputError(f"Unknown network {name!r}; choose one of {', '.join(known)}.") from None
 
 
 def _row(entry: networks.Network | published.Baseline, file: Path | None) -> dict[str, Any]:
@@ -132,8 +131,8 @@ def _row(entry: networks.Network | published.Baseline, file: Path | None) -> dic
         "image_size": size,
         "trainable": trainable,
         "multiply_adds": count,
-        "paper_parameters": figures.parameters and float(figures.parameters) * 1e6,
-        "paper_multiply_adds": figures.multiply_adds and float(figures.multiply_adds) * 1e9,
+        "paper_parameters": published.number(figures.parameters, published.MILLION),
+        "paper_multiply_adds": published.number(figures.multiply_adds, published.BILLION),
         "top1": top1,
         "latency_ms": None,
         "peak_memory": None,
@@ -142,7 +141,7 @@ def _row(entry: networks.Network | published.Baseline, file: Path | None) -> dic
 
 
 def _is_efficientnet(network: networks.Network) -> bool:
-    return isinstance(network, VariantSpec) and network is not networks.MOBILENET_V2
+    return isinstance(network, spec.VariantSpec) and network is not networks.MOBILENET_V2
 
 
 def application(baseline: published.Baseline) -> keras.Model:

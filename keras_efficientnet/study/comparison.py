@@ -121,7 +121,9 @@ def comparison_rows(found: dict[str, Network], classes: int = 1000) -> list[dict
                 "multiply_adds": total.multiply_adds,
                 "ratio": total.multiply_adds / base_cost,
                 "paper_base": paper_base,
-                "paper_multiply_adds": float(printed.multiply_adds) * 1e9 if printed else None,
+                "paper_multiply_adds": (
+                    published.number(printed.multiply_adds, published.BILLION) if printed else None
+                ),
                 "paper_top1": printed.top1 if printed else None,
             }
         )

@@ -58,11 +58,15 @@ def _family_row(variant: spec.VariantSpec) -> dict[str, Any]:
         "blocks": len(scaling.expand_blocks(variant)),
         "trainable": total.trainable,
         "parameters": total.parameters,
-        "paper_parameters": _number(printed.parameters, 1e6),
-        "parameters_agree": published.agrees(total.trainable, printed.parameters, 1e6),
+        "paper_parameters": published.number(printed.parameters, published.MILLION),
+        "parameters_agree": published.agrees(
+            total.trainable, printed.parameters, published.MILLION
+        ),
         "multiply_adds": total.multiply_adds,
-        "paper_multiply_adds": _number(printed.multiply_adds, 1e9),
-        "multiply_adds_agree": published.agrees(total.multiply_adds, printed.multiply_adds, 1e9),
+        "paper_multiply_adds": published.number(printed.multiply_adds, published.BILLION),
+        "multiply_adds_agree": published.agrees(
+            total.multiply_adds, printed.multiply_adds, published.BILLION
+        ),
         "top1": top1(variant.name),
         "source": printed.source,
     }
@@ -70,23 +74,17 @@ def _family_row(variant: spec.VariantSpec) -> dict[str, Any]:
 
 def top1(variant_name: str) -> dict[str, float]:
     """Returns every published top-1 accuracy of a variant in percent, by its source."""
-    figures = published.VARIANTS.get(variant_name, published.Figures())
-    found = dict(figures.top1)
-    for prefix, (weights, source) in _WEIGHTS_TOP1.items():
-        if not variant_name.startswith(prefix):
-            continue
-        for entry in registry.table():
-            if (entry.variant, entry.name) == (variant_name, weights) and entry.top1:
-                found = (
-                    {source: entry.top1, **found}
-                    if prefix == "Lite"
-                    else found | {source: entry.top1}
-                )
-    return found
-
-
-def _number(printed, unit: float) -> float | None:
-    return None if printed is None else float(printed) * unit
+    printed = published.VARIANTS.get(variant_name, published.Figures()).top1
+    stated = {
+        source: entry.top1
+        for prefix, (weights, source) in _WEIGHTS_TOP1.items()
+        for entry in registry.table()
+        if variant_name.startswith(prefix)
+        and (entry.variant, entry.name) == (variant_name, weights)
+        and entry.top1
+    }
+    # Lite's are float's ahead of int8's.
+    return {**stated, **printed} if variant_name.startswith("Lite") else {**printed, **stated}
 
 
 def compound_scaling(

@@ -185,8 +185,17 @@ SCALED: dict[str, tuple[Scaled, ...]] = {
 }
 
 
-def agrees(value: float, printed: Decimal | None, unit: float) -> bool | None:
+MILLION = 10**6
+BILLION = 10**9
+
+
+def number(printed: Decimal | None, unit: int) -> float | None:
+    """Returns a printed figure as a number; None where nothing is printed."""
+    return None if printed is None else float(printed * unit)
+
+
+def agrees(value: float, printed: Decimal | None, unit: int) -> bool | None:
     """Whether a computed value rounds to the printed one; None where nothing is printed."""
     if printed is None:
         return None
-    return Decimal(value / unit).quantize(printed) == printed
+    return (Decimal(value) / unit).quantize(printed) == printed
