@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from keras_efficientnet.errors import InputError
+
 
 def json_option(command: Callable) -> Callable:
     """Adds `--json`, as the argument `as_json`."""
@@ -131,3 +133,16 @@ def count(number: float) -> str:
 def percent(share: float) -> str:
     """Writes a share of 1 as a percentage."""
     return f"{100 * share:.1f} %"
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """Splits NAME=VALUE; what reads as a number is one."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise InputError(f"--set {text!r} must be NAME=VALUE, such as policy=rand.")
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, None if value == "none" else value

@@ -19,6 +19,7 @@ from keras_efficientnet.cli.common import (
     percent,
     print_json,
     print_table,
+    setting,
 )
 
 # What --small stands for: minutes on two cores.
@@ -68,6 +69,13 @@ def plan_options(command: Callable) -> Callable:
     @click.option("--recipe", "recipe_name", default="small", show_default=True)
     @click.option("--epochs", type=int, help="[default: the recipe's]")
     @click.option("--batch-size", type=int, help="[default: the recipe's]")
+    @click.option(
+        "--set",
+        "settings",
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="Any other value of the recipe, such as dropout_rate=0; repeatable.",
+    )
     @click.option("--seeds", type=int, help="Trainings of each network. [default: 3]")
     @click.option("--train-images", type=int, help="Learn from so many only, the same of a class.")
     @click.option("--test-images", type=int, help="Judge by so many only.")
@@ -87,37 +95,37 @@ def plan_options(command: Callable) -> Callable:
     )
     @wraps(command)
     def with_plan(load_data, small, base, **options):
-        names = ("recipe_name", "batch_size", "test_images", "precision", "devices", "output")
-        settings = {name: options.pop(name) for name in (*names, "overwrite")}
-        settings |= {name: options.pop(name) for name in SMALL}
+        names = ("recipe_name", "batch_size", "settings", "test_images", "precision", "devices")
+        asked = {name: options.pop(name) for name in (*names, "output", "overwrite", *SMALL)}
         if small:
-            settings |= {name: settings[name] or value for name, value in SMALL.items()}
+            asked |= {name: value for name, value in SMALL.items() if asked[name] is None}
         base = base or (SMALL_BASE if small else "B0")
-        make_plan = (lambda: _plan(load_data, **settings)) if load_data or small else None
+        make_plan = (lambda: _plan(load_data, asked)) if load_data or small else None
         return command(base=base, make_plan=make_plan, **options)
 
     return with_plan
 
 
-def _plan(
-    load_data, recipe_name, epochs, batch_size, precision, devices, output, overwrite, **counts
-):
+def _plan(load_data: Callable | None, asked: dict[str, Any]):
+    """Makes of the options of `plan_options` a `study.Plan`."""
+    overrides = dict(setting(text) for text in asked["settings"])
+    overrides |= {n: asked[n] for n in ("epochs", "batch_size") if asked[n] is not None}
     import_tensorflow()
     from keras_efficientnet import data as sources
     from keras_efficientnet.study import Plan, subset
     from keras_efficientnet.training import Execution, recipe
     from keras_efficientnet.training.run import OUTPUT_ROOT
 
-    given = {"epochs": epochs, "batch_size": batch_size}
-    chosen = recipe(recipe_name, **{name: v for name, v in given.items() if v is not None})
-    execution = Execution(precision=precision, devices=devices)
+    chosen = recipe(asked["recipe_name"], **overrides)
+    execution = Execution(precision=asked["precision"], devices=asked["devices"])
     data = load_data() if load_data else sources.load(SMALL_DATA)
-    data = subset(data, counts["train_images"], counts["test_images"])
+    data = subset(data, asked["train_images"], asked["test_images"])
     # A set smaller than a batch would give no step at all.
     chosen = replace(chosen, batch_size=min(chosen.batch_size, len(data.train)))
-    output = output or OUTPUT_ROOT / f"study-{data.name}.csv"
-    plan = Plan(data, chosen, output, counts["seeds"] or Plan.seeds, execution)
-    if overwrite:
+    output = asked["output"] or OUTPUT_ROOT / f"study-{data.name}.csv"
+    seeds = Plan.seeds if asked["seeds"] is None else asked["seeds"]
+    plan = Plan(data, chosen, output, seeds, execution)
+    if asked["overwrite"]:
         output.unlink(missing_ok=True)
     return plan
 
