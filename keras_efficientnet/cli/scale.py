@@ -108,8 +108,8 @@ def plan_options(command: Callable) -> Callable:
 
 def _plan(load_data: Callable | None, asked: dict[str, Any]):
     """Makes of the options of `plan_options` a `study.Plan`."""
-    overrides = dict(setting(text) for text in asked["settings"])
-    overrides |= {n: asked[n] for n in ("epochs", "batch_size") if asked[n] is not None}
+    overrides = {n: asked[n] for n in ("epochs", "batch_size") if asked[n] is not None}
+    overrides |= dict(setting(text) for text in asked["settings"])
     import_tensorflow()
     from keras_efficientnet import data as sources
     from keras_efficientnet.study import Plan, subset

@@ -55,7 +55,7 @@ class Cost:
 
 
 # B0's stages for images of 32 to 64 px: it strides by 8 and not by 32, so that four pixels by
-# four are left at 32 px, and it has a quarter of B0's channels and half of its blocks.
+# four are left at 32 px, and it has a quarter of B0's channels and a quarter of its repeats.
 _TINY_STRIDES = (1, 2, 1, 2, 1, 1, 1)
 TINY = dataclasses.replace(
     spec.VARIANTS["B0"],
@@ -65,7 +65,7 @@ TINY = dataclasses.replace(
         for stage, stride in zip(spec.V1_STAGES, _TINY_STRIDES, strict=True)
     ),
     width=0.25,
-    depth=0.5,
+    depth=0.25,
     resolution=32,
 )
 
