@@ -238,7 +238,7 @@ def test_the_commands_train_and_print(capsys, canned, tmp_path):
     text = run_scale(capsys, "ablate", *small, "--only", "se")
     assert "without SE" in text
     assert "-20.0 ± 10.0 points" in text
-    assert "500 training and 360 held-out images of digits, 4 epochs, 2 seeds" in text
+    assert "1,437 training and 360 held-out images of digits, 3 epochs, 2 seeds" in text
     # The unchanged network's results came from the file.
     names = [row["trial"] for row in trials.read_results(results)]
     assert names.count("base") == 2

@@ -22,10 +22,16 @@ from keras_efficientnet.cli.common import (
     setting,
 )
 
-# What --small stands for: minutes on two cores.
+# What --small stands for: minutes on two cores. The recipe takes few, large steps.
 SMALL_BASE = "tiny"
 SMALL_DATA = "digits"
-SMALL = {"epochs": 4, "seeds": 2, "train_images": 500}
+SMALL_SEEDS = 2
+SMALL_RECIPE = {
+    "epochs": 3,
+    "batch_size": 32,
+    "base_learning_rate": 0.024,
+    "batch_norm_momentum": 0.9,
+}
 
 
 @click.group()
@@ -91,14 +97,13 @@ def plan_options(command: Callable) -> Callable:
     @click.option(
         "--small",
         is_flag=True,
-        help="Minutes on two cores: a tiny network, 500 digits, few epochs, two seeds.",
+        help="Minutes on two cores: the tiny network, digits, few epochs, two seeds.",
     )
     @wraps(command)
     def with_plan(load_data, small, base, **options):
-        names = ("recipe_name", "batch_size", "settings", "test_images", "precision", "devices")
-        asked = {name: options.pop(name) for name in (*names, "output", "overwrite", *SMALL)}
-        if small:
-            asked |= {name: value for name, value in SMALL.items() if asked[name] is None}
+        names = ("recipe_name", "epochs", "batch_size", "settings", "seeds", "train_images")
+        names += ("test_images", "precision", "devices", "output", "overwrite")
+        asked = {name: options.pop(name) for name in names} | {"small": small}
         base = base or (SMALL_BASE if small else "B0")
         make_plan = (lambda: _plan(load_data, asked)) if load_data or small else None
         return command(base=base, make_plan=make_plan, **options)
@@ -108,7 +113,8 @@ def plan_options(command: Callable) -> Callable:
 
 def _plan(load_data: Callable | None, asked: dict[str, Any]):
     """Makes of the options of `plan_options` a `study.Plan`."""
-    overrides = {n: asked[n] for n in ("epochs", "batch_size") if asked[n] is not None}
+    overrides: dict[str, Any] = dict(SMALL_RECIPE) if asked["small"] else {}
+    overrides |= {n: asked[n] for n in ("epochs", "batch_size") if asked[n] is not None}
     overrides |= dict(setting(text) for text in asked["settings"])
     import_tensorflow()
     from keras_efficientnet import data as sources
@@ -123,7 +129,9 @@ def _plan(load_data: Callable | None, asked: dict[str, Any]):
     # A set smaller than a batch would give no step at all.
     chosen = replace(chosen, batch_size=min(chosen.batch_size, len(data.train)))
     output = asked["output"] or OUTPUT_ROOT / f"study-{data.name}.csv"
-    seeds = Plan.seeds if asked["seeds"] is None else asked["seeds"]
+    seeds = asked["seeds"]
+    if seeds is None:
+        seeds = SMALL_SEEDS if asked["small"] else Plan.seeds
     plan = Plan(data, chosen, output, seeds, execution)
     if asked["overwrite"]:
         output.unlink(missing_ok=True)
@@ -281,7 +289,7 @@ def compare(base, ratio, paper, alpha, beta, gamma, make_plan, csv_file, as_json
 
 @scale.command()
 @base_option
-@click.option("--step", type=float, default=0.1, show_default=True, help="Of the grid.")
+@click.option("--step", type=float, default=0.2, show_default=True, help="Of the grid.")
 @click.option(
     "--ratio", type=float, default=2.0, show_default=True, help="Cost at phi = 1, of the base's."
 )

@@ -39,7 +39,7 @@ class Constraint:
     budget: str = "product"
     ratio: float = 2.0
     tolerance: float = 0.05
-    step: float = 0.1
+    step: float = 0.2
 
     def __post_init__(self):
         """Refuses what cannot be searched."""
