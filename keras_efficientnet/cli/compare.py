@@ -77,10 +77,13 @@ def compare(networks, measure, threads, repeats, as_json):
         gain = claim["top1_gain"]
         shown.add_row(
             f"{claim['network']} for {claim['baseline']}",
-            f"{claim['fewer_multiply_adds']:.1f}x",
-            f"{printed:.1f}x" if printed else "-",
-            f"{claim['fewer_parameters']:.1f}x",
+            *(_times(claim["fewer_multiply_adds"]), _times(printed) if printed else "-"),
+            _times(claim["fewer_parameters"]),
             f"{gain:+.1f}" if gain is not None else "-",
             " yes" if claim["holds"] else " no",
         )
     print_table(shown)
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f}x" if ratio >= 1 else f"{ratio:.2f}x"
