@@ -235,7 +235,10 @@ def test_the_commands_train_and_print(capsys, canned, tmp_path):
     assert document["base"] == "tiny"
     with table.open(newline="", encoding="utf-8") as file:
         assert [row["dimension"] for row in csv.DictReader(file)][-1] == "compound"
-    text = run_scale(capsys, "ablate", *small, "--only", "se")
+    text = run_scale(capsys, "ablate", *small, "--only", "se", "--csv", table)
+    with table.open(newline="", encoding="utf-8") as file:
+        change = list(csv.DictReader(file))[1]
+    assert (change["accuracies"], change["against_base_differences"][:4]) == ("0.4 0.4", "-0.0")
     assert "without SE" in text
     assert "-20.0 ± 10.0 points" in text
     assert "1,437 training and 360 held-out images of digits, 3 epochs, 2 seeds" in text

@@ -101,10 +101,13 @@ def plan_options(command: Callable) -> Callable:
     )
     @wraps(command)
     def with_plan(load_data, small, base, **options):
+        from keras_efficientnet.study import networks
+
         names = ("recipe_name", "epochs", "batch_size", "settings", "seeds", "train_images")
         names += ("test_images", "precision", "devices", "output", "overwrite")
         asked = {name: options.pop(name) for name in names} | {"small": small}
         base = base or (SMALL_BASE if small else "B0")
+        networks.base(base)  # what is wrong shows before TensorFlow is loaded
         make_plan = (lambda: _plan(load_data, asked)) if load_data or small else None
         return command(base=base, make_plan=make_plan, **options)
 
@@ -424,14 +427,26 @@ def _written(document: Any, csv_file: Path | None, as_json: bool, rows: list[dic
     if csv_file:
         from keras_efficientnet.files import written_whole
 
-        columns = list(dict.fromkeys(name for row in rows for name in row))
+        flat = [_flat(row) for row in rows]
+        columns = list(dict.fromkeys(name for row in flat for name in row))
         with (
             written_whole(csv_file, overwrite=True) as whole,
             whole.open("w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(flat)
     if as_json:
         print_json(document)
     return as_json
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """Makes a row of single values: maps become several columns, lists are joined by blanks."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}_{inner}": v for inner, v in _flat(value).items()}
+        else:
+            flat[name] = " ".join(map(str, value)) if isinstance(value, list) else value
+    return flat

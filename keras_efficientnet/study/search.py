@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from keras_efficientnet import scaling
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.study import networks
@@ -90,7 +92,9 @@ def search_candidates(
     base_cost = networks.cost(base, classes)
     rows = []
     with _measure(constraint, base, classes) as measure:
-        for alpha, beta, gamma in constraint.grid():
+        grid = constraint.grid()
+        timed = constraint.budget == "latency"
+        for alpha, beta, gamma in tqdm(grid, "Timing", disable=not timed, leave=False):
             network = scaled_by(base, alpha, beta, gamma)
             ratio = measure(network, alpha * beta**2 * gamma**2)
             if ratio is None or abs(ratio / constraint.ratio - 1) > constraint.tolerance + 1e-9:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ import keras
 import numpy as np
 from filelock import FileLock, Timeout
 
-from keras_efficientnet.data import pipeline
 from keras_efficientnet.data.dataset import DataSet
+from keras_efficientnet.data.images import prepare
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.files import written_whole
 from keras_efficientnet.study import networks
@@ -27,6 +28,8 @@ from keras_efficientnet.study.networks import Network
 from keras_efficientnet.training import Execution, Recipe, distribution, fit
 from keras_efficientnet.training.run import dtype_policy
 
+# Held-out images that are in memory at once.
+EVALUATION_CHUNK = 1024
 # Columns of the results, and what to read them as.
 COLUMNS = {
     "trial": str,
@@ -210,10 +213,7 @@ def _train(trial: Trial, plan: Plan, seed: int) -> dict[str, Any]:
         started = time.perf_counter()
         fit(model, data, recipe, image_size=size, seed=seed, execution=plan.execution)
         seconds = time.perf_counter() - started
-        images, labels = pipeline.evaluation_arrays(
-            data.test, size, data.crop_fraction, len(data.test)
-        )
-        scores = model.predict(images, batch_size=64, verbose=0)
+        accuracy = _accuracy(model, data, size)
     cost = networks.cost(trial.network, plan.classes)
     row = {
         "trial": trial.name,
@@ -225,12 +225,22 @@ def _train(trial: Trial, plan: Plan, seed: int) -> dict[str, Any]:
         "multiply_adds": cost.multiply_adds,
         "epochs": recipe.epochs,
         "seed": seed,
-        "accuracy": float(np.mean(scores.argmax(-1) == labels)),
+        "accuracy": accuracy,
         "seconds": round(seconds, 2),
     }
     del model
     gc.collect()  # a study builds many networks, and Keras' graphs are cycles
     return row
+
+
+def _accuracy(model: keras.Model, data: DataSet, size: int) -> float:
+    """Returns the share of all held-out images that a network gets right."""
+    right, remaining = 0, iter(data.test)
+    while chunk := list(islice(remaining, EVALUATION_CHUNK)):
+        pixels = np.stack([prepare(image, size, data.crop_fraction) for image, _ in chunk])
+        scores = model.predict(pixels, batch_size=64, verbose=0)
+        right += int(np.sum(scores.argmax(-1) == [label for _, label in chunk]))
+    return right / len(data.test)
 
 
 def _settings(trial: Trial, plan: Plan) -> str:
