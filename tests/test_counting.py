@@ -18,6 +18,22 @@ def test_it_counts_a_stranger_as_the_literature_does():
     assert ke.study.multiply_adds(whole) == 3_857_973_248
 
 
+def test_separable_convolutions_count_both_of_their_halves():
+    peer = keras.applications.Xception(weights=None)
+    # Tan & Le, "EfficientNet", Table 2, prints 8.4e9.
+    assert round(ke.study.multiply_adds(peer) / 1e9, 1) == 8.4
+    inputs = keras.Input((8, 8, 3))
+    one = keras.layers.SeparableConv2D(5, 3, strides=2, padding="same")(inputs)
+    assert ke.study.multiply_adds(keras.Model(inputs, one)) == 4 * 4 * (9 * 3 + 3 * 5)
+
+
+def test_a_layer_that_cannot_be_counted_is_refused():
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, keras.layers.Conv2DTranspose(2, 3)(inputs))
+    with pytest.raises(ke.InputError, match="is a Conv2DTranspose"):
+        ke.study.multiply_adds(model)
+
+
 def test_a_free_size_is_refused():
     model = ke.EfficientNetB0(input_shape=(None, None, 3))
     with pytest.raises(ke.InputError, match="fixed input size"):

@@ -7,8 +7,10 @@ import click
 
 from keras_efficientnet._version import __version__
 from keras_efficientnet.cli.benchmark import benchmark
+from keras_efficientnet.cli.compare import compare
 from keras_efficientnet.cli.export import export
 from keras_efficientnet.cli.info import info
+from keras_efficientnet.cli.scale import scale
 from keras_efficientnet.cli.train import train
 from keras_efficientnet.cli.use import evaluate, predict
 from keras_efficientnet.cli.weights import weights
@@ -53,5 +55,14 @@ def group() -> None:
     """
 
 
-for command in (train, evaluate, predict, benchmark, export, info, weights):
+def _keep_lines(command: click.Command) -> None:
+    r"""Lets `\b` in a raw docstring be the backspace by which click keeps a paragraph's lines."""
+    if command.help:
+        command.help = command.help.replace(r"\b", "\b")
+    for inner in getattr(command, "commands", {}).values():
+        _keep_lines(inner)
+
+
+for command in (train, evaluate, predict, benchmark, export, info, weights, compare, scale):
     group.add_command(command)
+_keep_lines(group)

@@ -1,12 +1,15 @@
 """What the commands share: options, loading and printing."""
 
 import json
+import math
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
+
+from keras_efficientnet.errors import InputError
 
 
 def json_option(command: Callable) -> Callable:
@@ -96,6 +99,15 @@ def table(*columns: str):
     return rows
 
 
+def narrow_table(*columns: str):
+    """Makes a table with one space between its columns, so that many fit."""
+    from rich import box
+
+    rows = table(*columns)
+    rows.box, rows.padding, rows.columns[0].no_wrap = box.SIMPLE_HEAD, (0, 0), True
+    return rows
+
+
 def print_table(rows) -> None:
     """Prints a table as wide as the terminal."""
     from rich.console import Console
@@ -108,6 +120,28 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=1, ensure_ascii=False))
 
 
+def count(number: float) -> str:
+    """Writes a large number in thousands, millions or billions, to three digits."""
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= 0.9995 * unit:
+            digits = max(0, 2 - int(math.log10(number / unit)))
+            return f"{number / unit:.{digits}f} {name}"
+    return f"{number:.0f}"
+
+
 def percent(share: float) -> str:
     """Writes a share of 1 as a percentage."""
     return f"{100 * share:.1f} %"
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """Splits NAME=VALUE; what reads as a number is one."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise InputError(f"--set {text!r} must be NAME=VALUE, such as policy=rand.")
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, None if value == "none" else value

@@ -1,7 +1,6 @@
 """`keras-efficientnet train`."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -12,6 +11,7 @@ from keras_efficientnet.cli.common import (
     json_option,
     print_artifacts,
     print_json,
+    setting,
 )
 from keras_efficientnet.errors import InputError
 
@@ -147,7 +147,7 @@ def train(
     distribution.check_jax()
     if (hosts is None) != (process_id is None):
         raise InputError("--hosts and --process-id go together.")
-    overrides = dict(_setting(text) for text in settings)
+    overrides = dict(setting(text) for text in settings)
     overrides |= {
         name: value
         for name, value in (("epochs", epochs), ("batch_size", batch_size))
@@ -189,16 +189,3 @@ def train(
         return
     print_artifacts(report)
     click.echo(f"Written to {report['output']} in {report['seconds']:.0f} s.")
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """Splits NAME=VALUE; what reads as a number is one."""
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise InputError(f"--set {text!r} must be NAME=VALUE, such as policy=rand.")
-    for kind in (int, float):
-        try:
-            return name, kind(value)
-        except ValueError:
-            continue
-    return name, None if value == "none" else value

@@ -120,6 +120,10 @@ class ArrayExamples:
         for index in indices:
             yield Image.fromarray(self.pixels[index]), int(self.labels[index])
 
+    def subset(self, indices: Sequence[int]) -> "ArrayExamples":
+        """Returns the examples at these indices."""
+        return ArrayExamples(self.pixels[indices], self.labels[indices])
+
     def stream(self, seed: int, start: int) -> tuple[Any, Callable]:
         """See `Examples.stream`."""
         import tensorflow as tf

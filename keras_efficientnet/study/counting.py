@@ -11,15 +11,15 @@ from keras_efficientnet.layers import SqueezeExcite
 def multiply_adds(model: keras.Model) -> int:
     """Counts the multiply-adds of a network for one image, as `ke.cost` does.
 
-    Convolutions, dense layers and this package's squeeze-and-excitation count; all else is
-    free.
+    Convolutions, dense layers and this package's squeeze-and-excitation count; normalization,
+    activations and pooling are free.
 
     Args:
         model: a functional network, such as one of keras.applications, with a fixed input
             size.
 
     Raises:
-        InputError: if the size is free.
+        InputError: if the size is free, or a layer multiplies in a way unknown here.
     """
     total = 0
     for layer in model.layers:
@@ -30,8 +30,17 @@ def multiply_adds(model: keras.Model) -> int:
             total += layer.kernel.shape[0] * layer.kernel.shape[1] * _size(layer)
         elif isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
             total += math.prod(layer.kernel.shape[:-1]) * _size(layer)
+        elif isinstance(layer, keras.layers.SeparableConv2D):
+            places = _size(layer) // layer.filters
+            kernels = (layer.depthwise_kernel, layer.pointwise_kernel)
+            total += places * sum(math.prod(kernel.shape) for kernel in kernels)
         elif isinstance(layer, SqueezeExcite):  # its two see one pixel
             total += math.prod(layer.reduce.kernel.shape) + math.prod(layer.expand.kernel.shape)
+        elif any(len(weight.shape) > 1 for weight in layer.weights):
+            raise InputError(
+                f"Layer {layer.name!r} is a {type(layer).__name__}, whose multiply-adds are not "
+                "counted here; leave it out."
+            )
     return total
 
 

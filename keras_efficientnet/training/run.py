@@ -200,7 +200,7 @@ def _trained(
 ) -> keras.Model:
     """Builds the network, trains it, and returns it as it is shipped: float32, of one size."""
     sizes = {stage.image_size for stage in job.recipe.plan(job.train_image_size)}
-    with distribution.over_devices(job.execution.devices), _policy(job.execution.precision):
+    with distribution.over_devices(job.execution.devices), dtype_policy(job.execution.precision):
         model = job.network(job.image_size if sizes == {job.image_size} else None)
         fresh_from = CLASSIFIER
         if job.weights is not None:
@@ -340,7 +340,8 @@ def _flat(settings: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], An
 
 
 @contextlib.contextmanager
-def _policy(precision: str) -> Iterator[None]:
+def dtype_policy(precision: str) -> Iterator[None]:
+    """Sets what networks that are built inside compute in."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:

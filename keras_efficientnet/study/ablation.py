@@ -1,0 +1,96 @@
+"""What single parts of the network and of the recipe are worth (exercises 2 and 4)."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from keras_efficientnet.errors import InputError
+from keras_efficientnet.spec import VariantSpec
+from keras_efficientnet.study import networks
+from keras_efficientnet.study.networks import Network
+from keras_efficientnet.study.trials import Plan, Trial, difference, run_trials, summary
+from keras_efficientnet.training import Progressive, Recipe
+
+PROGRESSIVE_STAGES = 3
+
+
+def _without_se(network: VariantSpec, recipe: Recipe) -> tuple[VariantSpec, Recipe]:
+    stages = tuple(dataclasses.replace(stage, se_ratio=0) for stage in network.stages)
+    return dataclasses.replace(network, stages=stages), recipe
+
+
+def _relu(network: VariantSpec, recipe: Recipe) -> tuple[VariantSpec, Recipe]:
+    return dataclasses.replace(network, activation="relu"), recipe
+
+
+def _without_stochastic_depth(network: VariantSpec, recipe: Recipe) -> tuple[VariantSpec, Recipe]:
+    return network, dataclasses.replace(recipe, drop_connect_rate=0.0)
+
+
+def _progressive(network: VariantSpec, recipe: Recipe) -> tuple[VariantSpec, Recipe]:
+    """The image size alone grows; regularization stays, so that one thing changes."""
+    dropout = network.dropout_rate if recipe.dropout_rate is None else recipe.dropout_rate
+    growth = Progressive(
+        stages=min(PROGRESSIVE_STAGES, recipe.epochs),
+        magnitude=recipe.augmentation.magnitude,
+        dropout_rate=dropout,
+        mixup_alpha=recipe.augmentation.mixup_alpha,
+    )
+    return network, dataclasses.replace(recipe, progressive=growth)
+
+
+# By the name that `only` takes: what is changed, and how.
+ABLATIONS = {
+    "se": ("without SE", _without_se),
+    "swish": ("ReLU for swish", _relu),
+    "stochastic-depth": ("without stochastic depth", _without_stochastic_depth),
+    "progressive": ("growing images", _progressive),
+}
+
+
+def ablate(
+    base: str | Network, plan: Plan, only: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """Trains a network with one thing changed at a time, by one recipe.
+
+    Args:
+        base: the network that is changed.
+        plan: how it is trained.
+        only: names in `ABLATIONS`; all if None.
+
+    Returns:
+        A row for the unchanged network and one for each change: `name`, `change`, `trainable`,
+        `multiply_adds` and `trials.summary`; a change also has `against_base`, the
+        `trials.difference` of its accuracy to the unchanged network's, and `time`, its
+        training time over the unchanged network's.
+
+    Raises:
+        InputError: if a name is unknown, or the network is no chain of MBConv blocks.
+    """
+    base = networks.base(base)
+    if not isinstance(base, VariantSpec):
+        raise InputError(
+            f"{base.name} has none of the parts that are taken away; use another base."
+        )
+    only = only or list(ABLATIONS)
+    for name in only:
+        if name not in ABLATIONS:
+            raise InputError(f"Unknown ablation {name!r}; choose {', '.join(ABLATIONS)}.")
+    trials = [Trial("base", base, plan.recipe)]
+    trials += [Trial(name, *ABLATIONS[name][1](base, plan.recipe)) for name in only]
+    results = run_trials(trials, plan)
+    rows = []
+    for trial in trials:
+        cost = networks.cost(trial.network, plan.classes)
+        row = {
+            "name": trial.name,
+            "change": ABLATIONS[trial.name][0] if rows else "none",
+            "trainable": cost.trainable,
+            "multiply_adds": cost.multiply_adds,
+            **summary(results, trial.name),
+        }
+        if rows:
+            row["against_base"] = difference(row, rows[0])
+            row["time"] = row["seconds"] / rows[0]["seconds"]
+        rows.append(row)
+    return rows

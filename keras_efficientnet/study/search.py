@@ -1,0 +1,216 @@
+"""The grid search for alpha, beta and gamma (paper, section 3.3, step 1; exercise 3)."""
+
+import contextlib
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from keras_efficientnet import scaling
+from keras_efficientnet.errors import InputError
+from keras_efficientnet.study import networks
+from keras_efficientnet.study.networks import Network
+
+if TYPE_CHECKING:  # the costs need no TensorFlow
+    from keras_efficientnet.study.trials import Plan
+
+BUDGETS = ("product", "multiply-adds", "parameters", "latency")
+# Only candidates this near to the target by the product are exported and timed.
+_WORTH_TIMING = 1.5
+LATENCY_TURNS = 30
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What every candidate may cost, over the base network.
+
+    Attributes:
+        budget: what is counted. `"product"` is the paper's alpha * beta**2 * gamma**2, before
+            any rounding; `"multiply-adds"` and `"parameters"` are those of the finished
+            network, and `"latency"` that of its float LiteRT file for one image, measured
+            here in turns with the base's.
+        ratio: wanted over the base's.
+        tolerance: share of `ratio` that a candidate may be off.
+        step: of the grid, which begins at 1 in each dimension.
+    """
+
+    budget: str = "product"
+    ratio: float = 2.0
+    tolerance: float = 0.05
+    step: float = 0.2
+
+    def __post_init__(self):
+        """Refuses what cannot be searched."""
+        if self.budget not in BUDGETS:
+            raise InputError(f"budget={self.budget!r} must be one of {', '.join(BUDGETS)}.")
+        for name, valid, accepted in (
+            ("ratio", 1 < self.ratio <= 16, "above 1 and at most 16"),
+            ("tolerance", 0 < self.tolerance < 1, "above 0 and below 1"),
+            ("step", 0.01 <= self.step <= 1, "from 0.01 to 1"),
+        ):
+            if not valid:
+                raise InputError(f"{name}={getattr(self, name)!r} must be {accepted}.")
+
+    def grid(self) -> list[tuple[float, float, float]]:
+        """All alpha, beta, gamma on the grid that could meet the ratio, and the paper's."""
+        end = self.ratio * (1 + self.tolerance) + 1e-9
+
+        def axis(end: float) -> list[float]:
+            return [round(1 + i * self.step, 6) for i in range(int((end - 1) / self.step) + 1)]
+
+        sides = axis(math.sqrt(end))
+        points = [(alpha, beta, gamma) for alpha in axis(end) for beta in sides for gamma in sides]
+        paper = (scaling.ALPHA, scaling.BETA, scaling.GAMMA)
+        return sorted({*points, paper})
+
+
+def search_candidates(
+    base: str | Network = "B0", constraint: Constraint | None = None, classes: int = 1000
+) -> list[dict[str, Any]]:
+    """Lists the coefficients that meet a constraint, scaled at phi = 1.
+
+    Args:
+        base: what is scaled.
+        constraint: that they meet; `Constraint()`, the paper's, if None.
+        classes: outputs of the classifier.
+
+    Returns:
+        A row for each: `alpha`, `beta`, `gamma`; `product`, alpha * beta**2 * gamma**2;
+        `budget` and `budget_ratio`, the constrained cost over the base's; `image_size`,
+        `blocks`, `trainable`, `multiply_adds` of the finished network, and `ratio` of its
+        multiply-adds to the base's.
+
+    Raises:
+        InputError: if the base is unknown or nothing meets the constraint.
+    """
+    constraint = constraint or Constraint()
+    base = networks.base(base)
+    base_cost = networks.cost(base, classes)
+    rows = []
+    with _measure(constraint, base, classes) as measure:
+        grid = constraint.grid()
+        timed = constraint.budget == "latency"
+        for alpha, beta, gamma in tqdm(grid, "Timing", disable=not timed, leave=False):
+            network = scaled_by(base, alpha, beta, gamma)
+            ratio = measure(network, alpha * beta**2 * gamma**2)
+            if ratio is None or abs(ratio / constraint.ratio - 1) > constraint.tolerance + 1e-9:
+                continue
+            total = networks.cost(network, classes)
+            rows.append(
+                {
+                    "alpha": alpha,
+                    "beta": beta,
+                    "gamma": gamma,
+                    "product": alpha * beta**2 * gamma**2,
+                    "budget": constraint.budget,
+                    "budget_ratio": ratio,
+                    "image_size": network.resolution,
+                    "blocks": total.blocks,
+                    "trainable": total.trainable,
+                    "multiply_adds": total.multiply_adds,
+                    "ratio": total.multiply_adds / base_cost.multiply_adds,
+                }
+            )
+    if not rows:
+        raise InputError(
+            f"No coefficients on a grid of step {constraint.step} come within "
+            f"{100 * constraint.tolerance:g} % of {constraint.ratio:g} times the base's "
+            f"{constraint.budget}; take a smaller step or a larger tolerance."
+        )
+    return rows
+
+
+def scaled_by(base: Network, alpha: float, beta: float, gamma: float) -> Network:
+    """Scales a network at phi = 1."""
+    return networks.scaled(base, alpha, beta, gamma)
+
+
+def search_coefficients(
+    base: str | Network, candidates: list[dict[str, Any]], plan: "Plan"
+) -> list[dict[str, Any]]:
+    """Trains every candidate at phi = 1 and ranks them.
+
+    Candidates that round to the same network are trained once.
+
+    Args:
+        base: what is scaled.
+        candidates: from `search_candidates`.
+        plan: how they are trained.
+
+    Returns:
+        The candidates with `rank` from 1 and `trials.summary`, best first; of equal ones the
+        cheaper first.
+    """
+    from keras_efficientnet.study.trials import Trial, run_trials, summary
+
+    base = networks.base(base)
+    names = ["{alpha:g}, {beta:g}, {gamma:g}".format(**row) for row in candidates]
+    results = run_trials(
+        [
+            Trial(name, scaled_by(base, row["alpha"], row["beta"], row["gamma"]))
+            for name, row in zip(names, candidates, strict=True)
+        ],
+        plan,
+    )
+    rows = [{**row, **summary(results, name)} for name, row in zip(names, candidates, strict=True)]
+    rows.sort(key=lambda row: (-row["accuracy"], row["multiply_adds"]))
+    return [{"rank": rank, **row} for rank, row in enumerate(rows, start=1)]
+
+
+@contextlib.contextmanager
+def _measure(
+    constraint: Constraint, base: Network, classes: int
+) -> Iterator[Callable[[Network, float], float | None]]:
+    """Gives a function of a network and its product that tells its budget over the base's.
+
+    None stands for a network that need not be looked at.
+    """
+    if constraint.budget == "product":
+        yield lambda network, product: product
+    elif constraint.budget == "latency":
+        with tempfile.TemporaryDirectory() as folder:
+            yield _Latency(constraint, base, classes, Path(folder))
+    else:
+        field = constraint.budget.replace("-", "_").replace("parameters", "trainable")
+        base_cost = getattr(networks.cost(base, classes), field)
+        yield lambda network, _: getattr(networks.cost(network, classes), field) / base_cost
+
+
+class _Latency:
+    """Exports each network once and times it in turns with the base's."""
+
+    def __init__(self, constraint: Constraint, base: Network, classes: int, folder: Path):
+        self.constraint, self.classes, self.folder = constraint, classes, folder
+        self.known: dict[str, float] = {}
+        self.base = self._export(base, "base")
+
+    def __call__(self, network: Network, product: float) -> float | None:
+        off = product / self.constraint.ratio
+        if not 1 / _WORTH_TIMING <= off <= _WORTH_TIMING:
+            return None
+        key = repr(networks.finished(network))
+        if key not in self.known:
+            self.known[key] = self._ratio(network)
+        return self.known[key]
+
+    def _ratio(self, network: Network) -> float:
+        from keras_efficientnet.deploy import benchmark
+
+        file = self._export(network, str(len(self.known)))
+        report = benchmark([self.base, file], threads=[1], repeats=LATENCY_TURNS, batch=1)
+        file.unlink()
+        return 1 / report["results"][1]["speedup"]["median"]
+
+    def _export(self, network: Network, name: str) -> Path:
+        from keras_efficientnet import deploy
+
+        file = self.folder / f"{name}.tflite"
+        model = networks.build(network, self.classes, network.resolution)
+        names = tuple(str(index) for index in range(self.classes))
+        info = deploy.ModelInfo(network.name, names, network.resolution, 1.0)
+        deploy.export_tflite(model, file, info)
+        return file

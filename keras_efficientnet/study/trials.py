@@ -1,0 +1,305 @@
+"""Trains the networks of a study, each with several seeds, and keeps every result in a file."""
+
+import contextlib
+import csv
+import dataclasses
+import gc
+import hashlib
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from filelock import FileLock, Timeout
+
+from keras_efficientnet.data.dataset import DataSet
+from keras_efficientnet.data.images import prepare
+from keras_efficientnet.errors import InputError
+from keras_efficientnet.files import written_whole
+from keras_efficientnet.study import networks
+from keras_efficientnet.study.networks import Network
+from keras_efficientnet.training import Execution, Recipe, distribution, fit
+from keras_efficientnet.training.run import dtype_policy
+
+# Held-out images that are in memory at once.
+EVALUATION_CHUNK = 1024
+# Columns of the results, and what to read them as.
+COLUMNS = {
+    "trial": str,
+    "data": str,
+    "train_images": int,
+    "test_images": int,
+    "image_size": int,
+    "trainable": int,
+    "multiply_adds": int,
+    "epochs": int,
+    "seed": int,
+    "accuracy": float,
+    "seconds": float,
+    "settings": str,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the networks of a study are trained.
+
+    Attributes:
+        data: on which; all its held-out images judge the last epoch.
+        recipe: how.
+        results: CSV file that keeps every result.
+        seeds: number of trainings of each network; the seeds are 0, 1, 2 and so on.
+        execution: how the machine is used.
+    """
+
+    data: DataSet
+    recipe: Recipe
+    results: Path
+    seeds: int = 3
+    execution: Execution = field(default_factory=Execution)
+
+    def __post_init__(self):
+        """Refuses what cannot be trained."""
+        if self.seeds < 1:
+            raise InputError(f"seeds={self.seeds} must be at least 1.")
+        if self.recipe.fine_tuning:
+            raise InputError("A study trains from scratch; choose another recipe than finetune.")
+
+    @property
+    def classes(self) -> int:
+        """Outputs of the networks."""
+        return len(self.data.class_names)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A network that is to be trained.
+
+    Attributes:
+        name: its row in the tables.
+        network: what is trained, at its own resolution.
+        recipe: how, if not by the plan's.
+    """
+
+    name: str
+    network: Network
+    recipe: Recipe | None = None
+
+
+def run_trials(trials: Sequence[Trial], plan: Plan) -> list[dict[str, Any]]:
+    """Trains each network once for each seed, unless the file holds its result already.
+
+    A seed fixes initial weights, order and augmentation, so that networks can be compared
+    seed by seed. The file is written anew, whole, after each training: a run that was ended in
+    any way goes on where it was when it is called again. Results of other studies in the same
+    file stay; two trials of one finished network share theirs.
+
+    Returns:
+        The results of these trials: for each a row of the file, as a map by `COLUMNS`:
+        `accuracy` is the share of the held-out images that was right after the last epoch,
+        `seconds` the time of training, and `settings` a digest of all that decides a result
+        but the seed.
+
+    Raises:
+        InputError: if the file is no file of results, another study is writing to it, or a
+            network cannot be trained.
+    """
+    trials = [dataclasses.replace(trial, recipe=trial.recipe or plan.recipe) for trial in trials]
+    digests = [_settings(trial, plan) for trial in trials]
+    found = []
+    with _writing(plan.results):
+        rows = read_results(plan.results)
+        for seed in range(plan.seeds):
+            for trial, digest in zip(trials, digests, strict=True):
+                row = next(
+                    (row for row in rows if (row["settings"], row["seed"]) == (digest, seed)), None
+                )
+                if row is None:
+                    name = f"{len(found) + 1}/{plan.seeds * len(trials)}: {trial.name}, seed {seed}"
+                    print(name, file=sys.stderr)
+                    row = {**_train(trial, plan, seed), "settings": digest}
+                    rows.append(row)
+                    _write_results(plan.results, rows)
+                    print(f"{name}: {100 * row['accuracy']:.1f} %", file=sys.stderr)
+                found.append({**row, "trial": trial.name})
+    return found
+
+
+def summary(rows: Sequence[dict[str, Any]], trial: str) -> dict[str, Any]:
+    """Sums up the results of one trial over its seeds.
+
+    Returns:
+        `accuracies`, by seed; `accuracy`, their mean; `spread`, their standard deviation with
+        n - 1, None for a single one; `seconds`, the mean.
+    """
+    rows = sorted((row for row in rows if row["trial"] == trial), key=lambda row: row["seed"])
+    accuracies = [row["accuracy"] for row in rows]
+    return {
+        "accuracies": accuracies,
+        "accuracy": statistics.mean(accuracies),
+        "spread": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        "seconds": statistics.mean(row["seconds"] for row in rows),
+    }
+
+
+def difference(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Compares two summaries seed by seed.
+
+    Returns:
+        `differences`, the first's accuracy minus the second's for each seed; `mean`; and
+        `standard_error` of the mean, None for a single seed.
+    """
+    pairs = zip(first["accuracies"], second["accuracies"], strict=True)
+    values = [a - b for a, b in pairs]
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+    return {"differences": values, "mean": statistics.mean(values), "standard_error": error}
+
+
+def subset(data: DataSet, train_images: int | None, test_images: int | None) -> DataSet:
+    """Takes some of the images, the first of every class and of each as many.
+
+    Args:
+        data: where from.
+        train_images: about how many to learn from; None for all.
+        test_images: likewise held out.
+
+    Raises:
+        InputError: if a number is below that of the classes, or the data come as a stream.
+    """
+    return dataclasses.replace(
+        data,
+        train=_some(data, data.train, train_images),
+        test=_some(data, data.test, test_images),
+    )
+
+
+def _some(data: DataSet, examples: Any, count: int | None) -> Any:
+    if count is None or count >= len(examples):
+        return examples
+    classes = len(data.class_names)
+    if count < classes:
+        raise InputError(f"{count} images are too few for {classes} classes.")
+    if not hasattr(examples, "subset"):
+        raise InputError(
+            f"{data.source} cannot be cut by a number of images; name a part of a split, such as "
+            "--train-split 'train[:10%]'."
+        )
+    labels = np.asarray(examples.labels)
+    chosen = [np.flatnonzero(labels == label)[: count // classes] for label in range(classes)]
+    return examples.subset(np.sort(np.concatenate(chosen)))
+
+
+def _train(trial: Trial, plan: Plan, seed: int) -> dict[str, Any]:
+    """Trains one network and returns its row."""
+    recipe, data, size = trial.recipe, plan.data, trial.network.resolution
+    assert recipe
+    one_size = {stage.image_size for stage in recipe.plan(size)} == {size}
+    keras.utils.set_random_seed(seed)
+    with distribution.over_devices(plan.execution.devices), dtype_policy(plan.execution.precision):
+        model = networks.build(
+            trial.network,
+            plan.classes,
+            size if one_size else None,
+            dropout_rate=recipe.dropout_rate,
+            drop_connect_rate=recipe.drop_connect_rate,
+        )
+        started = time.perf_counter()
+        fit(model, data, recipe, image_size=size, seed=seed, execution=plan.execution)
+        seconds = time.perf_counter() - started
+        accuracy = _accuracy(model, data, size)
+    cost = networks.cost(trial.network, plan.classes)
+    row = {
+        "trial": trial.name,
+        "data": data.source,
+        "train_images": len(data.train),
+        "test_images": len(data.test),
+        "image_size": size,
+        "trainable": cost.trainable,
+        "multiply_adds": cost.multiply_adds,
+        "epochs": recipe.epochs,
+        "seed": seed,
+        "accuracy": accuracy,
+        "seconds": round(seconds, 2),
+    }
+    del model
+    gc.collect()  # a study builds many networks, and Keras' graphs are cycles
+    return row
+
+
+def _accuracy(model: keras.Model, data: DataSet, size: int) -> float:
+    """Returns the share of all held-out images that a network gets right."""
+    right, remaining = 0, iter(data.test)
+    while chunk := list(islice(remaining, EVALUATION_CHUNK)):
+        pixels = np.stack([prepare(image, size, data.crop_fraction) for image, _ in chunk])
+        scores = model.predict(pixels, batch_size=64, verbose=0)
+        right += int(np.sum(scores.argmax(-1) == [label for _, label in chunk]))
+    return right / len(data.test)
+
+
+def _settings(trial: Trial, plan: Plan) -> str:
+    """Returns a digest of all that decides a result but the seed."""
+    assert trial.recipe
+    data, execution = plan.data, plan.execution
+    settings = {
+        "network": networks.finished(trial.network),
+        "recipe": dataclasses.asdict(trial.recipe),
+        "data": [data.source, len(data.train), len(data.test), data.class_names],
+        "precision": execution.precision,
+        "accumulation": execution.accumulation,
+        "class_weights": execution.class_weights,
+    }
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """Reads a file of results; there are none where there is no file.
+
+    Raises:
+        InputError: if it is another file.
+    """
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if reader.fieldnames == list(COLUMNS):
+                return [{name: kind(row[name]) for name, kind in COLUMNS.items()} for row in reader]
+    except (OSError, ValueError, TypeError):
+        pass
+    raise InputError(f"{str(path)!r} is no file of study results; pass another --output.")
+
+
+def _write_results(path: Path, rows: list[dict[str, Any]]) -> None:
+    with (
+        written_whole(path, overwrite=True) as whole,
+        whole.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, list(COLUMNS))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Holds a file of results for one study alone."""
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"Another study is writing to {str(path)!r}; wait for it.") from None
+    except OSError as error:
+        raise InputError(f"Cannot write to {str(path)!r}: {error.strerror}.") from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
