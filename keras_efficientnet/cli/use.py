@@ -125,16 +125,15 @@ def predict(model, paths, top, output, overwrite, workers, as_json):
 
 def _image_files(paths: Iterable[str]) -> Iterator[str]:
     """Files as given, and the images that folders and patterns stand for, sorted."""
-    from keras_efficientnet.data.sources import IMAGE_SUFFIXES
+    from keras_efficientnet.data.image_files import IMAGE_SUFFIXES
 
-    suffixes = IMAGE_SUFFIXES | {".webp"}
     for path in paths:
         if os.path.isdir(path):
             found = (
                 os.path.join(folder, name)
                 for folder, _, names in os.walk(path)
                 for name in names
-                if os.path.splitext(name)[1].lower() in suffixes and not name.startswith(".")
+                if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
             )
         elif glob.has_magic(path) and not os.path.exists(path):
             found = (name for name in glob.iglob(path, recursive=True) if os.path.isfile(name))
@@ -144,7 +143,7 @@ def _image_files(paths: Iterable[str]) -> Iterator[str]:
         files = sorted(found)
         if not files:
             raise InputError(
-                f"{path} holds no image files; {', '.join(sorted(suffixes))} files are read."
+                f"{path} holds no image files; {', '.join(sorted(IMAGE_SUFFIXES))} files are read."
             )
         yield from files
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from keras_efficientnet.data import images
-from keras_efficientnet.data.sources import in_threads
+from keras_efficientnet.data.dataset import in_threads
 from keras_efficientnet.deploy import runtime
 from keras_efficientnet.deploy.metadata import ModelInfo, read_info
 from keras_efficientnet.errors import InputError, reason
