@@ -11,6 +11,7 @@ import functools
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -124,7 +125,9 @@ def to_svg(figure: Figure) -> str:
     # Text stays text: it can be found and read aloud, and any script finds its glyphs.
     options = {"svg.fonttype": "none", "svg.hashsalt": "keras_efficientnet"}
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context(options):
+    with matplotlib.rc_context(options), warnings.catch_warnings():
+        # A missing glyph is the reader's to find: only its width is guessed here.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         figure.savefig(content, format="svg", metadata=nothing)
     svg = content.getvalue()
     svg = svg[svg.index("<svg") :]

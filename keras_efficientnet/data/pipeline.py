@@ -191,9 +191,13 @@ def evaluation_arrays(
     count = min(len(examples), limit)
     if not count:
         raise InputError("There are no held-out images to evaluate on.")
-    chosen = np.linspace(0, len(examples) - 1, count).round().astype(int).tolist()
     pixels, labels = [], []
-    for image, label in examples.some(chosen):
+    for image, label in examples.some(spread(len(examples), count)):
         pixels.append(images.prepare(image, size, crop_fraction))
         labels.append(label)
     return np.stack(pixels), np.asarray(labels)
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Returns the indices of `count` of `total` things, spread evenly, in order."""
+    return np.linspace(0, total - 1, count).round().astype(int).tolist()
