@@ -174,7 +174,7 @@ def scaling_comparison(rows: Sequence[Row]) -> Picture:
             where it is known. The lines begin at the network of dimension `"base"`.
     """
     costs, accuracies = _numbers(rows, "multiply_adds") / 1e9, _shares(rows, "accuracy")
-    spreads = np.array([100 * float(row.get("spread") or 0) for row in rows])
+    spreads = _spreads(rows)
     groups = _groups(rows, "dimension")
     base = groups.pop("base", [])
     figure, axes = axes_of(6.6, 4.4)
@@ -188,14 +188,14 @@ def scaling_comparison(rows: Sequence[Row]) -> Picture:
             color=colours().series[index],
             label=dimension,
         )
-    for member in base:
-        axes.plot(costs[member], accuracies[member], "o", color=colours().ink, zorder=4)
+    if base:
+        ink = colours().ink
+        axes.plot(costs[base], accuracies[base], "o", color=ink, zorder=4, label="base network")
     log_axis(axes, "x")
     percent_axis(axes, "y")
     axes.set_xlabel("Multiply-adds for one image, billions")
     axes.set_ylabel("Accuracy, %" + (" (bars: spread)" if spreads.any() else ""))
     axes.legend(title="scaled", loc="best", alignment="left")
-    name_points(figure, axes, costs[base], accuracies[base], ["base network"] * len(base))
     return figure
 
 
@@ -204,8 +204,8 @@ def search_results(rows: Sequence[Row]) -> Picture:
     """Draws the candidates of a search for alpha, beta and gamma, and ranks the best.
 
     Args:
-        rows: candidates with `alpha`, `beta`, `gamma`, `constraint`
-            (alpha * beta**2 * gamma**2) and `accuracy`, which is None where it is not known.
+        rows: candidates with `alpha`, `beta`, `gamma`, `accuracy`, which is None where it is
+            not known, and `spread`, drawn to both sides of it where it is.
     """
     measured = [row for row in rows if row.get("accuracy") not in (None, "")]
     accuracies = _shares(measured, "accuracy")
@@ -214,58 +214,55 @@ def search_results(rows: Sequence[Row]) -> Picture:
 
     waiting = [row for row in rows if row.get("accuracy") in (None, "")]
     if waiting:
-        plane.scatter(
-            _numbers(waiting, "alpha"),
-            _numbers(waiting, "beta"),
-            s=40,
-            facecolors="none",
-            edgecolors=colours().peers,
-            label="not trained",
-        )
-        plane.legend(loc="upper right")
+        places = _numbers(waiting, "alpha"), _numbers(waiting, "beta")
+        plane.scatter(*places, s=40, facecolors="none", edgecolors=colours().peers)
+    alphas, betas = _numbers(measured, "alpha"), _numbers(measured, "beta")
+    upwards = ranking[::-1]  # the best on top
     dots = plane.scatter(
-        _numbers(measured, "alpha"),
-        _numbers(measured, "beta"),
-        c=accuracies,
+        alphas[upwards],
+        betas[upwards],
+        c=accuracies[upwards],
         s=90,
         cmap="viridis",
         edgecolors=colours().muted,
         linewidths=0.8,
         zorder=3,
     )
-    best = measured[ranking[0]]
-    plane.scatter(
-        float(best["alpha"]),
-        float(best["beta"]),
-        s=220,
-        facecolors="none",
-        edgecolors=colours().series[1],
-        linewidths=1.8,
-        zorder=3,
-    )
+    best, ring = ranking[0], colours().series[1]
+    plane.scatter(alphas[best], betas[best], s=220, facecolors="none", edgecolors=ring, zorder=3)
     bar = figure.colorbar(dots, ax=plane, label="accuracy, %")
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     bar.solids.set_rasterized(True)  # pyright: ignore[reportOptionalMemberAccess]
-    plane.set_title("Candidates (the best is ringed)")
+    plane.set_title("Candidates (ringed: the best" + ("; empty: not trained)" if waiting else ")"))
     plane.set_xlabel("α, growth of depth")
     plane.set_ylabel("β, growth of width")
     plane.margins(0.12)
-
-    chosen = ranking[:RANKED_CANDIDATES]
-    places = np.arange(len(chosen))
-    ranks.plot(accuracies[chosen], places, linestyle="", marker="o", color=colours().series[0])
-    texts = [
-        f"{float(row['alpha']):.2f}  {float(row['beta']):.2f}  {float(row['gamma']):.2f}"
-        f"   ({float(row['constraint']):.2f})"
-        for row in (measured[index] for index in chosen)
-    ]
-    ranks.set_yticks(places, texts)
-    ranks.invert_yaxis()
-    ranks.set_title(f"The best {len(chosen)}:  α  β  γ  (α·β²·γ²)")
-    ranks.set_xlabel("accuracy, %")
-    percent_axis(ranks, "x")
-    ranks.margins(x=0.08)
+    _rank(ranks, measured, accuracies, ranking[:RANKED_CANDIDATES])
     return figure
+
+
+def _rank(axes: Axes, rows: Sequence[Row], accuracies: np.ndarray, chosen: np.ndarray) -> None:
+    """Draws the accuracies of the chosen candidates, the first at the top."""
+    names = []
+    for index in chosen:
+        alpha, beta, gamma = (float(rows[index][name]) for name in ("alpha", "beta", "gamma"))
+        product = alpha * beta**2 * gamma**2
+        names.append(f"{alpha:.2f}  {beta:.2f}  {gamma:.2f}   ({product:.2f})")
+    spreads = _spreads(rows)
+    axes.errorbar(
+        accuracies[chosen],
+        range(len(chosen)),
+        xerr=spreads[chosen] if spreads.any() else None,
+        linestyle="",
+        marker="o",
+        color=colours().series[0],
+    )
+    axes.set_yticks(range(len(chosen)), names)
+    axes.invert_yaxis()
+    axes.set_title(f"The best {len(chosen)}:  α  β  γ  (α·β²·γ²)")
+    axes.set_xlabel("accuracy, %" + (" (bars: spread)" if spreads.any() else ""))
+    percent_axis(axes, "x")
+    axes.margins(x=0.08)
 
 
 @drawn
@@ -322,7 +319,7 @@ def learning_rate_schedule(rows: Sequence[Row]) -> Picture:
 
     Args:
         rows: `epoch`, which may be a fraction, and `learning_rate`, in order; where `stage`
-            changes, a line says so. `training.learning_rates(recipe)` gives a recipe's.
+            changes, a line says so. `training.Recipe.learning_rates` gives a recipe's.
     """
     epochs, rates = _numbers(rows, "epoch"), _numbers(rows, "learning_rate")
     figure, axes = axes_of(7, 3.4)
@@ -492,6 +489,11 @@ def _head(axes: Axes, title: str) -> None:
 
 def _shortened(name: str, length: int = 18) -> str:
     return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
+def _spreads(rows: Sequence[Row]) -> np.ndarray:
+    """Returns the column of that name in percent, 0 where it is not known."""
+    return np.array([100 * float(row.get("spread") or 0) for row in rows])
 
 
 def _groups(rows: Sequence[Row], column: str) -> dict[str, list[int]]:

@@ -9,6 +9,7 @@ from keras_efficientnet._version import __version__
 from keras_efficientnet.cli.benchmark import benchmark
 from keras_efficientnet.cli.export import export
 from keras_efficientnet.cli.info import info
+from keras_efficientnet.cli.plot import plot
 from keras_efficientnet.cli.train import train
 from keras_efficientnet.cli.use import evaluate, predict
 from keras_efficientnet.cli.weights import weights
@@ -53,5 +54,5 @@ def group() -> None:
     """
 
 
-for command in (train, evaluate, predict, benchmark, export, info, weights):
+for command in (train, evaluate, predict, benchmark, export, info, plot, weights):
     group.add_command(command)
