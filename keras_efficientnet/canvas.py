@@ -91,7 +91,7 @@ _theme: ContextVar[str] = ContextVar("theme", default="light")
 def theme(name: str) -> Iterator[None]:
     """Draws what is drawn inside in the colours of `THEMES[name]`.
 
-    Example:
+    Examples:
         >>> with theme("dark"):
         ...     figure = learning_curves(rows)
 
@@ -124,7 +124,7 @@ def to_svg(figure: Figure) -> str:
     """
     content = io.StringIO()
     # Text stays text: it can be found and read aloud, and any script finds its glyphs.
-    options = {"svg.fonttype": "none", "svg.hashsalt": "keras_efficientnet"}
+    options: Any = {"svg.fonttype": "none", "svg.hashsalt": "keras_efficientnet"}
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with matplotlib.rc_context(options), warnings.catch_warnings():
         # A missing glyph is the reader's to find: only its width is guessed here.

@@ -123,7 +123,7 @@ def grad_cam(
     Raises:
         InputError: see `GradCAM`.
 
-    Example:
+    Examples:
         >>> heatmap = ke.explain.grad_cam(model, pixels)
         >>> ke.plots.grad_cam([pixels], [[heatmap]], ["B0"])
     """

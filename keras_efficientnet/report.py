@@ -11,7 +11,7 @@ import io
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -106,7 +106,7 @@ def write_report(
 
 def html(
     report: Mapping[str, Any],
-    history: list[Mapping[str, Any]],
+    history: Sequence[Mapping[str, Any]],
     latencies: Mapping[str, float],
     details: Details,
 ) -> str:
@@ -323,7 +323,7 @@ def _mistakes(details: Details) -> ElementTree.Element | None:
     figures = []
     for index in wrong[np.argsort(-gaps[wrong], kind="stable")][:MAX_MISTAKES]:
         true, other = (details.class_names[i] for i in (details.labels[index], predicted[index]))
-        score = details.scores[index, predicted[index]]
+        score = float(details.scores[index, predicted[index]])
         caption = [_tag("b", true), f" taken for {other}, {_percent(score)}"]
         if details.names:
             name = details.names[index]

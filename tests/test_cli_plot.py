@@ -56,7 +56,7 @@ def test_the_family_in_every_format(command, tmp_path):
     assert code == 0
     assert json.loads(out) == {"output": "cost.png", "rows": study.published_networks()}
     with Image.open("cost.png") as image:
-        assert image.getpixel((0, 0))[:3] == (0x15, 0x19, 0x1E)
+        assert image.convert("RGB").getpixel((0, 0)) == (0x15, 0x19, 0x1E)
     assert command("plot", "scaling", "--output", "scaling.pdf")[0] == 0
     assert (tmp_path / "scaling.pdf").read_bytes().startswith(b"%PDF")
 

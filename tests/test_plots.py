@@ -190,7 +190,7 @@ def test_an_svg_follows_the_reader(name):
 
 
 def lines_of(axes):
-    return {line.get_label(): line.get_xydata() for line in axes.lines}
+    return {line.get_label(): np.array(line.get_xydata()) for line in axes.lines}
 
 
 def test_networks_are_where_their_figures_are():
@@ -251,7 +251,7 @@ def test_scaling_lines_begin_at_the_base_network():
     (axes,) = plots.scaling_comparison(COMPARISON).axes
     _, labels = axes.get_legend_handles_labels()
     assert sorted(labels) == ["base network", "compound", "depth", "resolution", "width"]
-    depth = axes.lines[0].get_xydata()
+    depth = np.array(axes.lines[0].get_xydata())
     np.testing.assert_allclose(depth, [[0.39, 77.3], [1.8, 79.0]])
     bars = [segment for line in axes.collections for segment in line.get_segments()]
     heights = {round(float(np.ptp(segment[:, 1])), 3) for segment in bars}
@@ -298,6 +298,7 @@ def test_the_schedule_is_that_of_the_recipe():
     # Each phase of fine-tuning begins anew, and growing images do not.
     tuning = ke.training.recipe("finetune")
     rows = tuning.learning_rates(10)
+    assert tuning.fine_tuning
     begin = 10 * tuning.fine_tuning.head_epochs
     assert [rows[begin - 1]["stage"], rows[begin]["stage"]] == ["head", "blocks"]
     assert rows[begin]["learning_rate"] == 0
@@ -312,7 +313,7 @@ def test_cells_of_the_matrix_show_counts_and_shares():
     counts = np.array([[3, 1, 0], [0, 0, 0], [0, 2, 2]])
     (axes,) = plots.confusion_matrix(counts, ["a", "b", "c"]).axes
     cells = {
-        (round(cell.get_y() + 0.5), round(cell.get_x() + 0.5)): cell.get_alpha()
+        (round(cell.get_y() + 0.5), round(cell.get_x() + 0.5)): cell.get_alpha() or 0
         for cell in axes.patches
     }
     assert set(cells) == {(0, 0), (0, 1), (2, 1), (2, 2)}

@@ -29,19 +29,17 @@ class Figures:
         multiply_adds: in billions.
         top1: percent, by what tells several figures apart; the one to quote comes first.
         source: where the counts are printed.
-        remark: what explains a difference from the computed values.
     """
 
     parameters: Decimal | None = None
     multiply_adds: Decimal | None = None
     top1: Mapping[str, float] = field(default_factory=dict)
     source: str = "paper, Table 2"
-    remark: str = ""
 
 
-def _v1(parameters: str, multiply_adds: str, first: float, latest: float, remark="") -> Figures:
+def _v1(parameters: str, multiply_adds: str, first: float, latest: float) -> Figures:
     top1 = {"paper v1": first, "paper v5": latest}
-    return Figures(Decimal(parameters), Decimal(multiply_adds), top1, remark=remark)
+    return Figures(Decimal(parameters), Decimal(multiply_adds), top1)
 
 
 def _other(parameters: str, multiply_adds: str, top1: dict[str, float], source: str) -> Figures:
@@ -54,10 +52,9 @@ VARIANTS: dict[str, Figures] = {
     "B2": _v1("9.2", "1.0", 79.8, 80.1),
     "B3": _v1("12", "1.8", 81.1, 81.6),
     "B4": _v1("19", "4.2", 82.6, 82.9),
-    "B5": _v1("30", "9.9", 83.3, 83.6, "9.9 G is what 448 px cost, not the code's 456."),
+    "B5": _v1("30", "9.9", 83.3, 83.6),
     "B6": _v1("43", "19", 84.0, 84.0),
     "B7": _v1("66", "37", 84.4, 84.3),
-    # The table of TPU's README counts batch normalization too.
     "Lite0": _other("4.7", "0.407", {"int8, TPU": 74.4}, "TPU"),
     "Lite1": _other("5.4", "0.631", {"int8, TPU": 75.9}, "TPU"),
     "Lite2": _other("6.1", "0.899", {"int8, TPU": 77.0}, "TPU"),
@@ -142,17 +139,18 @@ class Scaled:
 
 def _rows(*figures: tuple[str, str, float]) -> tuple[Scaled, ...]:
     multipliers = {
-        "base": (1, 1, 1),
-        "depth": (4, 1, 1),
-        "width": (1, 2, 1),
-        "resolution": (1, 1, 2),
+        "base": (1.0, 1.0, 1.0),
+        "depth": (4.0, 1.0, 1.0),
+        "width": (1.0, 2.0, 1.0),
+        "resolution": (1.0, 1.0, 2.0),
         # Table 3 prints these for MobileNetV1 alone; taken for the others too.
         "compound": (1.4, 1.2, 1.3),
     }
-    return tuple(
-        Scaled(dimension, *multipliers[dimension], Decimal(printed), top1)
-        for dimension, printed, top1 in figures
-    )
+    rows = []
+    for dimension, printed, top1 in figures:
+        depth, width, resolution = multipliers[dimension]
+        rows.append(Scaled(dimension, depth, width, resolution, Decimal(printed), top1))
+    return tuple(rows)
 
 
 # Paper, Table 7 (B0) and Table 3.
@@ -187,8 +185,17 @@ SCALED: dict[str, tuple[Scaled, ...]] = {
 }
 
 
-def agrees(value: float, printed: Decimal | None, unit: float) -> bool | None:
+MILLION = 10**6
+BILLION = 10**9
+
+
+def number(printed: Decimal | None, unit: int) -> float | None:
+    """Returns a printed figure as a number; None where nothing is printed."""
+    return None if printed is None else float(printed * unit)
+
+
+def agrees(value: float, printed: Decimal | None, unit: int) -> bool | None:
     """Whether a computed value rounds to the printed one; None where nothing is printed."""
     if printed is None:
         return None
-    return Decimal(value / unit).quantize(printed) == printed
+    return (Decimal(value) / unit).quantize(printed) == printed

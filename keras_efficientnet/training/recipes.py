@@ -383,7 +383,7 @@ def recipe(name: str, variant: scaling.Variant | None = None, **overrides: Any) 
         variant: the network, for what depends on it: dropout, and RandAugment's magnitude.
         **overrides: fields of `Recipe`, `Augmentation`, `Progressive` and `FineTuning`.
 
-    Example:
+    Examples:
         >>> recipe("paper").learning_rate
         0.256
         >>> recipe("paper", variant="B7", policy="rand").augmentation.magnitude

@@ -1,0 +1,88 @@
+"""Draws the pictures of the documents again, from published figures and from a run.
+
+    keras-efficientnet train
+    python docs/pictures.py
+
+The run is that of the README's first command, on handwritten digits. The two photographs are
+those that come with scikit-learn (CC BY 2.0).
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import keras
+import numpy as np
+from sklearn.datasets import load_sample_images
+
+import keras_efficientnet as ke
+from keras_efficientnet import explain, plots, study
+from keras_efficientnet.data.dataset import ArrayExamples, DataSet
+from keras_efficientnet.data.pipeline import evaluation_arrays
+
+# Blocks 1 to 3 make 6 x 6 places of 48 px; the last feature map has 2 x 2.
+EXPLAINED_LAYER = "block3b_add"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, default=Path("saved_models/digits-b0"))
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "pictures")
+    options = parser.parse_args()
+    if not (options.run / "history.csv").is_file():
+        parser.error(f"{options.run} holds no run; run keras-efficientnet train first.")
+    options.output.mkdir(exist_ok=True)
+
+    networks = study.published_networks()
+    drawings = {
+        "size": plots.size_against_accuracy(networks),
+        "cost": plots.cost_against_accuracy(networks),
+        "scaling": plots.scaling_curves(study.compound_scales()),
+        "schedule": plots.learning_rate_schedule(ke.training.recipe("paper").learning_rates()),
+        "history": plots.learning_curves(history(options.run)),
+        "confusion": confusion(options.run),
+    }
+    for name, figure in drawings.items():
+        (options.output / f"{name}.svg").write_text(plots.to_svg(figure), encoding="utf-8")
+    for theme in plots.THEMES:
+        with plots.theme(theme):
+            photographs = {"augmentation": augmentation(), "explained": explained(options.run)}
+        for name, figure in photographs.items():
+            figure.savefig(options.output / f"{name}-{theme}.jpg", dpi=80)
+
+
+def history(run: Path) -> list[dict[str, str]]:
+    with (run / "history.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def confusion(run: Path) -> plots.Picture:
+    data = ke.data.load("digits")
+    images, labels = evaluation_arrays(data.test, data.image_size, 1.0, len(data.test))
+    predicted = ke.Predictor(run / "model_float32.tflite").scores(images).argmax(1)
+    counts = np.zeros((10, 10), int)
+    np.add.at(counts, (labels, predicted), 1)
+    return plots.confusion_matrix(counts, data.class_names)
+
+
+def augmentation() -> plots.Picture:
+    photos = np.stack(load_sample_images().images)
+    examples = ArrayExamples(photos, np.arange(len(photos)))
+    data = DataSet("photos", "photos", ("china", "flower"), examples, examples, 0.875, True)
+    used = ke.training.recipe("paper").augmentation
+    return plots.augmentation_samples(*ke.data.augmented(data, 160, used))
+
+
+def explained(run: Path) -> plots.Picture:
+    model = keras.saving.load_model(run / "model.keras", compile=False)
+    explainer = explain.GradCAM(model, EXPLAINED_LAYER)
+    data = ke.data.load("digits")
+    shown = [image for image, label in data.test if label in (3, 5, 8)][:3]
+    pixels = [np.asarray(image) for image in shown]
+    classes = (3, 5, 8)
+    heatmaps = [[explainer(image, index) for index in classes] for image in pixels]
+    return plots.grad_cam(pixels, heatmaps, [f"speaks for {index}" for index in classes])
+
+
+if __name__ == "__main__":
+    main()
