@@ -30,8 +30,8 @@ from keras_efficientnet.files import written_whole
 from keras_efficientnet.quiet import silenced
 
 FILE_NAME = "report.html"
-# The file that held-out images are classified with for the details: the same on every
-# backend, and quick.
+# The file that held-out images are classified with for the details, where it could be made: the
+# same on every backend, and quick.
 DETAILS_FROM = "model_float32.tflite"
 DETAILS_SECONDS = 30.0
 LATENCY_SECONDS = 0.5
@@ -57,6 +57,7 @@ class Details:
         images: uint8 `[count, size, size, 3]`, as the network takes them.
         labels: class indices `[count]`.
         scores: `[count, classes]`.
+        file: that gave the scores.
         names: of the images' files, `[count]`; empty where they have none.
     """
 
@@ -64,6 +65,7 @@ class Details:
     images: np.ndarray
     labels: np.ndarray
     scores: np.ndarray
+    file: str = DETAILS_FROM
     names: tuple[str, ...] = ()
 
     @property
@@ -93,7 +95,8 @@ def write_report(
     try:
         with silenced():  # LiteRT has notes on every file that it opens
             latencies = _latencies(folder, report["files"])
-            details = _details(folder, data, held_out, latencies.get(DETAILS_FROM))
+            file = DETAILS_FROM if DETAILS_FROM in report["files"] else next(iter(report["files"]))
+            details = _details(folder / file, data, held_out, latencies.get(file))
         with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
             history = list(csv.DictReader(file))
         page = html(report, history, latencies, details)
@@ -176,7 +179,7 @@ def _latencies(folder: Path, files: Iterable[str]) -> dict[str, float]:
 
 
 def _details(
-    folder: Path,
+    file: Path,
     data: DataSet,
     held_out: tuple[np.ndarray, np.ndarray],
     latency: float | None,
@@ -191,14 +194,8 @@ def _details(
     if paths := getattr(data.test, "paths", None):
         kept = pipeline.spread(len(paths), len(images))
         names = tuple(str(paths[kept[index]]) for index in chosen)
-    predictor = Predictor(folder / DETAILS_FROM)
-    return Details(
-        data.class_names,
-        images[chosen],
-        labels[chosen],
-        predictor.scores(images[chosen]),
-        names,
-    )
+    scores = Predictor(file).scores(images[chosen])
+    return Details(data.class_names, images[chosen], labels[chosen], scores, file.name, names)
 
 
 def _summary(
@@ -246,6 +243,7 @@ def _files(report: Mapping[str, Any], latencies: Mapping[str, float]) -> Element
             )
         )
     columns = ("file", "for", "accuracy", "agreement", "largest difference", "size", "one image")
+    failed = [f"{name} could not be made: {why}" for name, why in report.get("failed", {}).items()]
     return _section(
         "Files",
         _table(columns, rows, left=2),
@@ -257,6 +255,7 @@ def _files(report: Mapping[str, Any], latencies: Mapping[str, float]) -> Element
             f"{processor()} with {available_cores()} cores.",
             class_="note",
         ),
+        *(_tag("p", text) for text in [*failed, *report.get("warnings", [])]),
     )
 
 
@@ -287,7 +286,7 @@ def _classes(details: Details, test_images: int) -> ElementTree.Element:
             )
         )
     columns = ("class", "images", "found (recall)", "right when named (precision)", "")
-    note = f"From {DETAILS_FROM}, the worst class first."
+    note = f"From {details.file}, the worst class first."
     if len(details.labels) < test_images:
         note += f" From {len(details.labels):,} of the {test_images:,} held-out images."
     table = _tag("div", _table(columns, rows), class_="tall")
@@ -345,8 +344,12 @@ def _mistakes(details: Details) -> ElementTree.Element | None:
 
 
 def _recipe(report: Mapping[str, Any]) -> ElementTree.Element:
-    left_out = {"files", "test_accuracy", "agreement", "max_abs_difference", "skipped"}
-    settings = {name: value for name, value in report.items() if name not in left_out}
+    # What is measured of each file stands elsewhere.
+    settings = {
+        name: value
+        for name, value in report.items()
+        if name == "recipe" or not isinstance(value, Mapping | list)
+    }
     rows = [(name, str(value)) for name, value in _flat(settings).items()]
     return _section("Recipe and settings", _tag("div", _table(("", ""), rows, 2), class_="tall"))
 

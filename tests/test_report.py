@@ -76,7 +76,7 @@ def some_details(names=("cat", "dog", "fox"), files=()):
     )
     labels = np.array([0, 0, 1, 1, 2, 2])
     images = np.zeros((6, 64, 64, 3), np.uint8) + np.arange(6, dtype=np.uint8)[:, None, None, None]
-    return report_page.Details(tuple(names), 40 * images, labels, scores, tuple(files))
+    return report_page.Details(tuple(names), 40 * images, labels, scores, names=tuple(files))
 
 
 def page_of(details=None, **changes):
@@ -200,14 +200,25 @@ def test_the_files_of_a_run_are_timed_and_asked(finished, capfd):
         assert name in text
 
 
-def test_fewer_images_are_looked_at_where_there_is_no_time(finished, monkeypatch):
+def test_fewer_images_are_looked_at_where_there_is_no_time(finished):
     folder, _, data, held_out = finished
-    details = report_page._details(folder, data, held_out, 1000 * report_page.DETAILS_SECONDS / 4)
+    file = folder / report_page.DETAILS_FROM
+    details = report_page._details(file, data, held_out, 1000 * report_page.DETAILS_SECONDS / 4)
     assert [name.rpartition("/")[2] for name in details.names] == [
         f"{index}.png" for index in (0, 3, 6, 9)
     ]
     np.testing.assert_array_equal(details.images, held_out[0][[0, 3, 6, 9]])
     assert "From 4 of the 6 held-out images" in page_of(details)
+
+
+def test_a_file_that_could_not_be_made_is_told(finished):
+    folder, report, data, held_out = finished
+    del report["files"]["model_float32.tflite"]
+    report |= {"failed": {"tflite_float32": "no <b> room"}, "warnings": ["few images"]}
+    report_page.write_report(folder, report, data, held_out)
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "<p>tflite_float32 could not be made: no &lt;b&gt; room</p><p>few images</p>" in text
+    assert "From model.keras, the worst class first." in text
 
 
 def test_a_page_that_fails_costs_nothing(finished, capsys):
