@@ -1,7 +1,9 @@
 from . import cost as cost
 from . import data as data
 from . import deploy as deploy
+from . import explain as explain
 from . import layers as layers
+from . import plots as plots
 from . import scaling as scaling
 from . import spec as spec
 from . import study as study

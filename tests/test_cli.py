@@ -122,9 +122,12 @@ def test_a_run_leaves_everything_it_promises(trained, photos):
         "model_card.md",
         "model_float32.tflite",
         "model_int8.tflite",
+        "report.html",
         "report.json",
         "saved_model",
     ]
+    page = (trained / "report.html").read_text(encoding="utf-8")
+    assert all(name in page for name in ("EfficientNet-quick", "saved_model", *COLOURS))
     report = json.loads((trained / "report.json").read_text(encoding="utf-8"))
     assert (report["variant"], report["image_size"], report["epochs"]) == ("small", 32, 6)
     assert (report["train_images"], report["test_images"], report["seed"]) == (48, 12, 0)

@@ -34,7 +34,11 @@ ALLOWED = {
     "quiet": set(),
     "data": {"errors", "spec", "scaling"},
     "deploy": CORE | {"data", "files", "quiet"},
-    "training": CORE | {"data", "deploy", "files", "quiet"},
+    "canvas": {"errors"},
+    "plots": {"canvas", "errors"},
+    "explain": {"data", "errors", "files", "plots"},
+    "report": {"data", "deploy", "errors", "files", "plots", "quiet"},
+    "training": CORE | {"data", "deploy", "files", "quiet", "report"},
     "study": CORE | {"data", "deploy", "training", "files", "quiet"},
 }
 

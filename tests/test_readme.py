@@ -47,6 +47,7 @@ def test_the_demonstration_leaves_every_file(report):
         "model.keras",
         "model_float32.tflite",
         "model_int8.tflite",
+        "report.html",
         "report.json",
         "saved_model",
     ]

@@ -10,6 +10,7 @@ from keras_efficientnet.cli.benchmark import benchmark
 from keras_efficientnet.cli.compare import compare
 from keras_efficientnet.cli.export import export
 from keras_efficientnet.cli.info import info
+from keras_efficientnet.cli.plot import plot
 from keras_efficientnet.cli.scale import scale
 from keras_efficientnet.cli.train import train
 from keras_efficientnet.cli.use import evaluate, predict
@@ -63,6 +64,6 @@ def _keep_lines(command: click.Command) -> None:
         _keep_lines(inner)
 
 
-for command in (train, evaluate, predict, benchmark, export, info, weights, compare, scale):
+for command in (train, evaluate, predict, benchmark, export, info, plot, weights, compare, scale):
     group.add_command(command)
 _keep_lines(group)

@@ -72,6 +72,12 @@ def evaluate(model, load_data, as_json):
     type=click.Path(path_type=Path),
     help="File for the results: .csv, or .jsonl with a JSON document a line.",
 )
+@click.option(
+    "--explain",
+    "pictures",
+    type=click.Path(path_type=Path),
+    help="Folder for pictures of what speaks for the best class; MODEL is a .keras file then.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option(
     "--workers",
@@ -79,7 +85,7 @@ def evaluate(model, load_data, as_json):
     help="Images to decode and classify at the same time. [default: the cores]",
 )
 @json_option
-def predict(model, paths, top, output, overwrite, workers, as_json):
+def predict(model, paths, top, output, pictures, overwrite, workers, as_json):
     r"""Classify images with MODEL.
 
     MODEL is a .keras, .tflite or .onnx file or a SavedModel folder; class names and image
@@ -94,12 +100,19 @@ def predict(model, paths, top, output, overwrite, workers, as_json):
     Examples:
       keras-efficientnet predict model_int8.tflite cat.jpg dog.jpg
       keras-efficientnet predict model_float32.tflite photos --output labels.csv
+      keras-efficientnet predict model.keras cat.jpg --explain why
     """
     if output and output.suffix not in RESULT_SUFFIXES:
         raise InputError(f"--output {str(output)!r} must end in {' or '.join(RESULT_SUFFIXES)}.")
     files = list(_image_files(paths))
     skipped: list[dict[str, str]] = []
-    results = _classified(open_model(model, workers), files, top, skipped)
+    predictor = open_model(model, workers)
+    results = _classified(predictor, files, top, skipped)
+    if pictures:
+        from keras_efficientnet.explain import with_pictures
+
+        named = {click.format_filename(file): file for file in files}
+        results = with_pictures(results, named, predictor, model, pictures, overwrite)
     if output:
         from keras_efficientnet.files import written_whole
 
@@ -119,6 +132,8 @@ def predict(model, paths, top, output, overwrite, workers, as_json):
                 rows.add_row("" if rank else result["file"], row["label"], percent(row["score"]))
             rows.add_section()
         print_table(rows)
+    if pictures and not as_json:
+        click.echo(f"Pictures written to {pictures}.")
     if skipped:
         click.echo(f"{len(skipped)} of {len(files)} files were skipped.", err=True)
 

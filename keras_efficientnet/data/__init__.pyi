@@ -1,6 +1,7 @@
 from . import augment as augment
 from .dataset import DataSet as DataSet
 from .pipeline import Augmentation as Augmentation
+from .pipeline import augmented as augmented
 from .pipeline import evaluation_arrays as evaluation_arrays
 from .sources import load as load
 from .tfds import from_builder as from_builder

@@ -126,10 +126,7 @@ def training_batches(
     def augment(position, record):
         image, orientation, label = decode(record)
         key = tf.stack([tf.constant(seed, tf.int64), position])
-        image = random_resized_crop(
-            image, size, key, dataset.mirror, augmentation.min_crop_area, orientation
-        )
-        return _apply_policy(image, key, augmentation), label
+        return _augment(image, size, key, dataset.mirror, augmentation, orientation), label
 
     batches = stream.map(augment, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True)
     if augmentation.mixes:
@@ -147,7 +144,51 @@ def training_batches(
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
-def _apply_policy(image, key, augmentation: Augmentation):
+def augmented(
+    dataset: DataSet,
+    size: int,
+    augmentation: Augmentation,
+    *,
+    images_shown: int = 4,
+    copies: int = 6,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Makes samples of what a network sees in training, for `plots.augmentation_samples`.
+
+    Args:
+        dataset: some of its `train` images are used, spread evenly.
+        size: side in pixels.
+        augmentation: what is done to them.
+        images_shown: number of images.
+        copies: augmented copies of each.
+        seed: of all chance.
+
+    Returns:
+        The images as in evaluation, uint8 `[images, size, size, 3]`, and their copies, uint8
+        `[images, copies, size, size, 3]`. Where images are mixed, those shown are mixed with
+        one another.
+    """
+    chosen = spread(len(dataset.train), min(images_shown, len(dataset.train)))
+    originals = [image for image, _ in dataset.train.some(chosen)]
+    batches = []
+    for copy in range(copies):
+        keys = [tf.constant([seed, copy * len(chosen) + i], tf.int64) for i in range(len(chosen))]
+        pixels = tf.stack(
+            [
+                _augment(np.asarray(image), size, key, dataset.mirror, augmentation)
+                for image, key in zip(originals, keys, strict=True)
+            ]
+        )
+        if augmentation.mixes:
+            key = tf.constant([seed, -1 - copy], tf.int64)
+            pixels, _ = _mix(pixels, tf.eye(len(chosen)), key, augmentation, (0, 1))
+        batches.append(pixels.numpy())
+    shown = [images.prepare(image, size, dataset.crop_fraction) for image in originals]
+    return np.stack(shown), np.stack(batches, 1)
+
+
+def _augment(image, size, key, mirror: bool, augmentation: Augmentation, orientation=1):
+    image = random_resized_crop(image, size, key, mirror, augmentation.min_crop_area, orientation)
     if augmentation.policy == "rand":
         return rand_augment(
             image,
@@ -191,9 +232,13 @@ def evaluation_arrays(
     count = min(len(examples), limit)
     if not count:
         raise InputError("There are no held-out images to evaluate on.")
-    chosen = np.linspace(0, len(examples) - 1, count).round().astype(int).tolist()
     pixels, labels = [], []
-    for image, label in examples.some(chosen):
+    for image, label in examples.some(spread(len(examples), count)):
         pixels.append(images.prepare(image, size, crop_fraction))
         labels.append(label)
     return np.stack(pixels), np.asarray(labels)
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Returns the indices of `count` of `total` things, spread evenly, in order."""
+    return np.linspace(0, total - 1, count).round().astype(int).tolist()

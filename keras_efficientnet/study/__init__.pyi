@@ -14,6 +14,8 @@ from .networks import Network as Network
 from .networks import PeerSpec as PeerSpec
 from .networks import base as base
 from .networks import scaled as scaled
+from .rows import compound_scales as compound_scales
+from .rows import published_networks as published_networks
 from .search import Constraint as Constraint
 from .search import search_candidates as search_candidates
 from .search import search_coefficients as search_coefficients

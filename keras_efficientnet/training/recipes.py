@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_efficientnet import scaling
 from keras_efficientnet.data.pipeline import Augmentation
@@ -195,6 +196,27 @@ class Recipe:
         """Returns the learning rate as a function of the step."""
         return self._schedule(self.base_learning_rate, steps_per_epoch)
 
+    def learning_rates(self, steps_per_epoch: int = 50) -> list[dict[str, Any]]:
+        """Returns the learning rate of every step, for `plots.learning_rate_schedule`.
+
+        Returns:
+            A row for each step, in order: `epoch`, counted from 0 and with its fraction,
+            `stage`, and `learning_rate`.
+        """
+        rows: list[dict[str, Any]] = []
+        schedule, first = self.schedule(steps_per_epoch), 0
+        for stage in self.plan(image_size=224):  # which does not matter
+            begin, end = len(rows), len(rows) + stage.epochs * steps_per_epoch
+            if stage.base_learning_rate is not None:
+                schedule = self._schedule(stage.base_learning_rate, steps_per_epoch, stage)
+                first = begin
+            rates = keras.ops.convert_to_numpy(schedule(np.arange(begin - first, end - first)))
+            rows += [
+                {"epoch": step / steps_per_epoch, "stage": stage.name, "learning_rate": rate}
+                for step, rate in zip(range(begin, end), rates.tolist(), strict=True)
+            ]
+        return rows
+
     def plan(self, image_size: int) -> tuple[Stage, ...]:
         """Returns what happens one after the other.
 
@@ -367,7 +389,7 @@ def recipe(name: str, variant: scaling.Variant | None = None, **overrides: Any) 
         variant: the network, for what depends on it: dropout, and RandAugment's magnitude.
         **overrides: fields of `Recipe`, `Augmentation`, `Progressive` and `FineTuning`.
 
-    Example:
+    Examples:
         >>> recipe("paper").learning_rate
         0.256
         >>> recipe("paper", variant="B7", policy="rand").augmentation.magnitude

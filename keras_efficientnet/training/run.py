@@ -23,6 +23,7 @@ from keras_efficientnet.data.dataset import DataSet
 from keras_efficientnet.deploy.export import CALIBRATION_IMAGES
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.files import written_whole
+from keras_efficientnet.report import write_report
 from keras_efficientnet.training import checkpoint, distribution
 from keras_efficientnet.training.freezing import CLASSIFIER
 from keras_efficientnet.training.loop import Execution, fit
@@ -127,6 +128,7 @@ def train(
             report["seconds"] = round(time.monotonic() - started, 1)
             text = json.dumps(report, indent=1, ensure_ascii=False)
             (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+        write_report(output, report, job.data, held_out)  # the run is safe by now
     return {**report, "output": str(output)}
 
 

@@ -1,0 +1,103 @@
+"""Rows for `plots`: published networks, and scales of the base network."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from keras_efficientnet import cost, scaling, spec
+from keras_efficientnet.study import published
+from keras_efficientnet.weights import registry
+
+# Family, the prefix of its variants' names, and the published weights whose accuracy counts.
+_FAMILIES = (("EfficientNet", "B"), ("EfficientNetV2", "V2"), ("EfficientNet-Lite", "Lite"))
+
+# Paper, Table 2, the networks that keras.applications lacks: parameters in millions,
+# multiply-adds in billions, top-1 in percent.
+_OTHERS = (
+    ("DenseNet-264", 34, 6.0, 77.9),
+    ("Inception-v4", 48, 13, 80.0),
+    ("ResNeXt-101", 84, 32, 80.9),
+    ("PolyNet", 92, 35, 81.3),
+    ("SENet", 146, 42, 82.7),
+    ("AmoebaNet-A", 87, 23, 82.8),
+    ("PNASNet", 86, 23, 82.9),
+    ("AmoebaNet-C", 155, 41, 83.5),
+    ("GPipe", 557, None, 84.3),
+)
+
+
+def published_networks() -> list[dict[str, Any]]:
+    """Returns the family and the networks that the paper compares it with, on ImageNet.
+
+    Returns:
+        Rows for `plots.size_against_accuracy` and `plots.cost_against_accuracy`: `name`,
+        `family` (None for the others), `parameters`, `multiply_adds` (None where not
+        printed) and `accuracy`. The family's counts are computed and its accuracies those
+        of weights published as `"imagenet"`; the others' are as the paper prints them.
+    """
+    rows = []
+    for family, prefix in _FAMILIES:
+        for entry in registry.table():
+            if entry.variant.startswith(prefix) and entry.name == "imagenet" and entry.top1:
+                total = cost.cost(entry.variant)
+                rows.append(
+                    _row(entry.variant, family, total.trainable, total.multiply_adds, entry.top1)
+                )
+    for baseline in published.BASELINES.values():
+        figures = baseline.figures
+        if figures.parameters and figures.multiply_adds:
+            parameters, multiply_adds = float(figures.parameters), float(figures.multiply_adds)
+            top1 = figures.top1["paper"]
+            rows.append(_row(baseline.name, None, 1e6 * parameters, 1e9 * multiply_adds, top1))
+    for name, parameters, multiply_adds, top1 in _OTHERS:
+        cost_or_none = None if multiply_adds is None else 1e9 * multiply_adds
+        rows.append(_row(name, None, 1e6 * parameters, cost_or_none, top1))
+    return rows
+
+
+def compound_scales(phis: Sequence[float] | None = None) -> list[dict[str, Any]]:
+    """Returns what the compound coefficient does to B0, and the released networks beside it.
+
+    Args:
+        phis: coefficients; 0 to 7 in small steps if None.
+
+    Returns:
+        Rows for `plots.scaling_curves`: `phi`, `depth`, `width`, `resolution` and
+        `multiply_adds`, and for B0 to B7 their `name`. They were not made from a
+        coefficient: theirs is the one that would multiply the cost as much.
+    """
+    rows = []
+    for phi in [step / 10 for step in range(71)] if phis is None else phis:
+        scale = scaling.compound_scale(phi)
+        rows.append(_scale(phi, scale, cost.cost(scale).multiply_adds))
+    base = spec.VARIANTS["B0"]
+    base_cost = cost.cost(base).multiply_adds
+    growth = scaling.compound_scale(1).flops_ratio
+    for number in range(8):
+        variant = spec.VARIANTS[f"B{number}"]
+        multiply_adds = cost.cost(variant).multiply_adds
+        phi = math.log(multiply_adds / base_cost) / math.log(growth)
+        resolution = variant.resolution / base.resolution
+        released = scaling.CompoundScale(phi, variant.depth, variant.width, resolution, 1)
+        rows.append({**_scale(phi, released, multiply_adds), "name": variant.name})
+    return rows
+
+
+def _row(name, family, parameters, multiply_adds, top1) -> dict[str, Any]:
+    return {
+        "name": name,
+        "family": family,
+        "parameters": parameters,
+        "multiply_adds": multiply_adds,
+        "accuracy": top1 / 100,
+    }
+
+
+def _scale(phi: float, scale: scaling.CompoundScale, multiply_adds: int) -> dict[str, Any]:
+    return {
+        "phi": phi,
+        "depth": scale.depth,
+        "width": scale.width,
+        "resolution": scale.resolution,
+        "multiply_adds": multiply_adds,
+    }
