@@ -280,6 +280,25 @@ def test_lower_precision_learns_with_float32_weights(tiny, data, policy, precisi
     assert scales == (precision == "mixed_float16")
 
 
+def test_each_stage_trains_with_its_dropout(data):
+    """With next to all features dropped, the network can only guess."""
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential(
+        [
+            keras.Input((40, 40, 3)),
+            layers.GlobalAveragePooling2D(),
+            layers.Rescaling(1 / 255),
+            layers.Dropout(0.5, name="top_dropout"),
+            layers.Dense(CLASSES, use_bias=False, activation="softmax"),
+        ]
+    )
+    options = {"stages": 2, "image_size": 40, "dropout_rate": 0.9999, "label_smoothing": 0.0}
+    chosen = recipe("v2-progressive", epochs=2, batch_size=BATCH, **options)
+    first, second = fit(model, data, chosen, image_size=40)
+    assert abs(first["loss"] - np.log(CLASSES)) > 0.01
+    assert second["loss"] == pytest.approx(np.log(CLASSES), abs=1e-4)
+
+
 def test_fine_tuning_first_leaves_the_loaded_layers_alone(tiny, data):
     model = network(tiny, 40)
     before = {weight.path: weight.numpy() for weight in model.weights}

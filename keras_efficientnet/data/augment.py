@@ -64,6 +64,14 @@ AUTO_AUGMENT_V0 = (
 )
 
 
+# Inlined, the operations would be visited one by one for every image, in the branches that are
+# not taken too; called, only the call is. This halves the time of choosing.
+_CALLS = {
+    name: tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+    for name, function in OPERATIONS.items()
+}
+
+
 def level_argument(name: str, level: float, *, translate: float, cutout: float) -> float:
     """Turns a level into the argument of an operation, before its sign is drawn.
 
@@ -301,7 +309,7 @@ def _apply(image, operation, argument, applied, draws):
         more = (draws[1:],) if name == "Cutout" else ()
         return lambda: function(image, argument, *more)
 
-    branches = [branch(name, function) for name, function in OPERATIONS.items()]
+    branches = [branch(name, function) for name, function in _CALLS.items()]
     # The index past the operations is the image itself; no branch is run but the one.
     index = tf.where(applied, operation, len(branches))
     result = tf.switch_case(index, [*branches, lambda: tf.identity(image)])

@@ -25,7 +25,7 @@ _LUMA = [19595 / 65536, 38470 / 65536, 7471 / 65536]
 _SMOOTH = [[1.0, 1.0, 1.0], [1.0, 5.0, 1.0], [1.0, 1.0, 1.0]]
 
 
-def auto_contrast(image, _=None):
+def auto_contrast(image, unused=None):
     """Stretches each channel to the full range; a channel of one value stays as it is."""
     low, high = (
         tf.cast(reduce(image, [0, 1]), tf.float32) for reduce in (tf.reduce_min, tf.reduce_max)
@@ -39,7 +39,7 @@ def auto_contrast(image, _=None):
     return tf.reshape(tf.cast(stretched, tf.uint8), tf.shape(image))
 
 
-def equalize(image, _=None):
+def equalize(image, unused=None):
     """Makes the histogram of each channel as flat as a map of grey levels can."""
     codes = tf.cast(_rows(image), tf.int32) + _along_rows(tf.constant([0, 256, 512]), image)
     counts = tf.math.bincount(tf.reshape(codes, [-1]), minlength=768, maxlength=768)
@@ -53,7 +53,7 @@ def equalize(image, _=None):
     return tf.reshape(equalized, tf.shape(image))
 
 
-def invert(image, _=None):
+def invert(image, unused=None):
     """Turns each value into 255 minus itself."""
     return tf.bitwise.invert(image)
 
