@@ -42,7 +42,7 @@ def test_mediapipe_gives_the_labels_and_scores_of_the_model(files, network, phot
 
     With random weights, 8 bits turn single answers; `test_export_real` has a real network.
     """
-    mediapipe = pytest.importorskip("mediapipe")
+    mediapipe = pytest.importorskip("mediapipe", exc_type=ImportError)
     from mediapipe.tasks.python import BaseOptions, vision
 
     options = vision.ImageClassifierOptions(BaseOptions(model_asset_path=str(files[name])))

@@ -1,0 +1,140 @@
+"""Whole networks through every format, and real weights on real photos. Minutes, so `slow`."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from image_helpers import real_photos
+
+import keras_efficientnet as ke
+from keras_efficientnet import deploy
+from keras_efficientnet.data.pipeline import evaluation_arrays
+from keras_efficientnet.deploy.network import open_network
+
+SHARED = Path(__file__).parents[2] / "shared"
+WEIGHTS = SHARED / "weights" / "efficientnet_b0_imagenet_partial_torch_layout.npz"
+FLOAT32 = ("keras", "saved_model", "tflite_float32", "onnx")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("variant", "size"), [("B0", 224), ("B4", 128), ("Lite0", 128), ("V2-B0", 128)]
+)
+def test_every_format_gives_the_numbers_of_the_keras_model(variant, size, tell_apart, tmp_path):
+    pytest.importorskip("tf2onnx")
+    photos = real_photos(size, 32)
+    model = tell_apart(ke.EfficientNet(variant, classes=10, input_shape=(size, size, 3)), photos)
+    scores = model.predict(photos, verbose=0)
+    assert len(set(scores.argmax(1))) >= 5
+    images = deploy.Calibration(photos[:16], photos)
+    report = ke.export(model, tmp_path, deploy.FORMATS, deploy.QUANTIZATIONS, images)
+    assert report["failed"] == {}
+    share = {
+        name: difference / np.ptp(scores)
+        for name, difference in report["max_abs_difference"].items()
+    }
+    for name in FLOAT32:
+        assert share[name] < 1e-4, name
+        assert report["agreement"][name] == 1, name
+    assert share["tflite_float16"] < 0.05
+    assert report["agreement"]["tflite_float16"] >= 0.9
+    assert report["agreement"]["tflite_int16x8"] >= report["agreement"]["tflite_int8"]
+    for name, operators in report["operators"].items():
+        assert operators["CONV_2D"] > 10, name
+
+
+@pytest.fixture(scope="module")
+def flowers():
+    """B0 with ImageNet weights up to block 7a and a linear head, its photos and their classes."""
+    if not WEIGHTS.exists():
+        pytest.skip("needs the files in ../shared")
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    data = ke.data.load(f"folder:{SHARED / 'data' / 'flowers'}")
+    base = ke.EfficientNetB0()
+    ke.load_weights(base, WEIGHTS, strict=False)
+    pooled = keras.layers.GlobalAveragePooling2D()(base.get_layer("block7a_se").output)
+    features = keras.Model(base.input, pooled)
+    images, labels = evaluation_arrays(data.train, 224, data.crop_fraction, 500)
+    scaler = StandardScaler()
+    found = scaler.fit_transform(features.predict(images, verbose=0))
+    probe = LogisticRegression(C=0.01, max_iter=1000).fit(found, labels)
+    head = keras.layers.Dense(5, activation="softmax")
+    model = keras.Model(base.input, head(pooled), name="flowers")
+    kernel = probe.coef_ / scaler.scale_
+    head.set_weights([kernel.T, probe.intercept_ - kernel @ scaler.mean_])
+    return open_network(model, {"class_names": data.class_names}), data
+
+
+def test_mediapipe_classifies_photos_as_the_keras_model_does(flowers, tmp_path):
+    mediapipe = pytest.importorskip("mediapipe", exc_type=ImportError)
+    from mediapipe.tasks.python import BaseOptions, vision
+
+    network, data = flowers
+    report = ke.export(network, tmp_path, "tflite", ("float32", "int8"), data)
+    assert report["source_accuracy"] > 0.8
+    assert report["agreement"]["tflite_float32"] == 1
+    photos, _ = evaluation_arrays(data.test, 224, data.crop_fraction, 200)
+    expected = network.scores(photos).argmax(1)
+    for name in ("float32", "int8"):
+        path = tmp_path / f"model_{name}.tflite"
+        own = ke.Predictor(path).scores(photos)
+        options = vision.ImageClassifierOptions(BaseOptions(model_asset_path=str(path)))
+        best, same = [], []
+        with vision.ImageClassifier.create_from_options(options) as classifier:
+            for photo, scores in zip(photos, own, strict=True):
+                image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=photo)
+                (result,) = classifier.classify(image).classifications
+                best.append(data.class_names.index(result.categories[0].category_name))
+                same.append(scores[best[-1]] == scores.max())
+        assert np.mean(same) == 1 if name == "int8" else np.mean(same) >= 0.99
+        agreement = np.mean(best == expected)
+        print(f"MediaPipe agrees with Keras on {agreement:.1%} of the photos with the {name} file")
+        assert agreement == 1 if name == "float32" else agreement >= 0.75
+
+
+def test_files_that_are_served_are_classified_as_the_predictor_does(flowers, tmp_path):
+    import tensorflow as tf
+
+    network, data = flowers
+    deploy.export_saved_model(network, tmp_path / "served")
+    serve = tf.saved_model.load(str(tmp_path / "served")).signatures["serve_encoded"]
+    predictor = ke.Predictor(tmp_path / "served")
+    paths = data.test.paths
+    served = [
+        serve(encoded=tf.constant([path.read_bytes() for path in paths[start : start + 50]]))
+        for start in range(0, len(paths), 50)
+    ]
+    labels = np.concatenate([answer["labels"].numpy() for answer in served])
+    scores = np.concatenate([answer["scores"].numpy() for answer in served])
+    answers = predictor.classify(paths)
+    same = [row[0].decode() == answer.label for row, answer in zip(labels, answers, strict=True)]
+    assert np.mean(same) >= 0.99
+    np.testing.assert_allclose(scores[:, 0], [answer.score for answer in answers], atol=0.05)
+
+
+def test_the_page_on_serving_shows_what_the_tool_shows(tmp_path):
+    page = Path(__file__).parents[1] / "docs" / "serving.md"
+    names = ["daisy", "dandelion", "roses", "sunflowers", "tulips"]
+    model = ke.EfficientNetB0(classes=5)
+    deploy.export_saved_model(model, tmp_path / "served", {"class_names": names})
+    shown = re.findall(
+        r"^\$ saved_model_cli show --dir served/1 --tag_set serve --signature_def (\w+)\n(.*?)"
+        r"(?=^\$|^```)",
+        page.read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
+    assert [name for name, _ in shown] == ["serving_default", "serve_uint8", "serve_encoded"]
+    tool = Path(sys.executable).with_name("saved_model_cli")
+    for name, text in shown:
+        options = ["--dir", tmp_path / "served", "--tag_set", "serve", "--signature_def", name]
+        result = subprocess.run(
+            [tool, "show", *options], capture_output=True, text=True, check=True
+        )
+        assert result.stdout.strip() == text.strip()
