@@ -254,6 +254,10 @@ def test_examples_in_the_help_keep_their_lines(capsys):
         group.main(["scale", "compare", "--help"])
     lines = capsys.readouterr().out.splitlines()
     assert "    keras-efficientnet scale compare --small" in lines
+    with pytest.raises(SystemExit):
+        group.main(["scale", "--help"])
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("table", "phi", "compare", "search", "ablate"))
 
 
 def test_a_search_ends_with_what_to_do_next(capsys, canned, tmp_path):
