@@ -13,9 +13,11 @@ TENSORS = {
 
 
 def write(folder, *steps):
-    for step in steps:
-        path = checkpoint.save(folder, step, {**TENSORS, "step": np.array(step)}, {"step": step})
-    return path
+    def save(step):
+        tensors = {**TENSORS, "step": np.array(step)}
+        return checkpoint.save(folder, step, tensors, {"step": step})
+
+    return [save(step) for step in steps][-1]
 
 
 def assert_newest(folder, step):

@@ -88,6 +88,7 @@ def on_hosts(
     check_jax()
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
+    message: Any = None
     connected = False
     with tempfile.TemporaryFile() as notes:
         child = context.Process(
@@ -363,7 +364,8 @@ def from_first(
         return saved
     content = io.BytesIO()
     if is_first() and saved:
-        np.savez(content, state=np.array(json.dumps(saved[1])), **saved[0])
+        named: dict[str, Any] = {**saved[0], "state": np.array(json.dumps(saved[1]))}
+        np.savez(content, **named)
     received = _broadcast(content.getvalue())
     if not received:
         return None

@@ -321,12 +321,12 @@ def _empty(folder: Path) -> None:
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any]) -> None:
-    before, now = _flat(before), _flat(json.loads(json.dumps(now)))
-    for path in {**before, **now}:
-        if before.get(path) != now.get(path):
+    old, new = _flat(before), _flat(json.loads(json.dumps(now)))
+    for path in {**old, **new}:
+        if old.get(path) != new.get(path):
             raise InputError(
-                f"The run in this folder has {path[-1]}={before.get(path)!r} and not "
-                f"{now.get(path)!r}; resume it with the options it was begun with, or start anew "
+                f"The run in this folder has {path[-1]}={old.get(path)!r} and not "
+                f"{new.get(path)!r}; resume it with the options it was begun with, or start anew "
                 "with --overwrite."
             )
 
