@@ -28,7 +28,9 @@ from rich.table import Table
 
 import keras_efficientnet as ke
 from keras_efficientnet.deploy import quantization
+from keras_efficientnet.deploy.benchmark import processor
 from keras_efficientnet.deploy.quantization_aware import fine_tune
+from keras_efficientnet.deploy.runtime import available_cores
 from keras_efficientnet.quiet import silenced
 
 PACKAGES = ("ai-edge-litert", "ai-edge-quantizer", "keras", "tensorflow")
@@ -49,7 +51,7 @@ def main():
     options = parser.parse_args()
 
     report: dict[str, Any] = {
-        "processor": ke.deploy.benchmark.processor(),
+        "processor": processor(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -161,9 +163,9 @@ def without_the_worst(converter, images) -> bytes:
 
 def measure(files: dict[str, Path], data: ke.data.DataSet, repeats: int) -> list[dict[str, Any]]:
     pixels, labels = prepared(data.test)
-    speeds = ke.deploy.benchmark(
-        list(files.values()), [ke.deploy.runtime.available_cores()], repeats, batch=1
-    )["results"]
+    speeds = ke.deploy.benchmark(list(files.values()), [available_cores()], repeats, batch=1)[
+        "results"
+    ]
     expected, rows = None, []
     for (name, path), speed in zip(files.items(), speeds, strict=True):
         scores = ke.Predictor(path).scores(pixels)
