@@ -209,10 +209,11 @@ def axes_of(width: float, height: float, columns: int = 1) -> tuple[Picture, Any
     return figure, figure.subplots(1, columns)
 
 
-def image_grid(rows: int, columns: int) -> tuple[Picture, Any]:
-    """Makes a figure for images, and its axes, `[rows][columns]`."""
-    side = min(1.6, 10 / columns)
-    figure = Picture(figsize=(side * columns, side * rows + 0.25))
+def image_grid(rows: int, columns: int, image: np.ndarray) -> tuple[Picture, Any]:
+    """Makes a figure for images of the shape of this one, and its axes, `[rows][columns]`."""
+    height, width = np.shape(image)[:2]
+    side = min(1.6 * max(1, width / height), 10 / columns)
+    figure = Picture(figsize=(side * columns, side * height / width * rows + 0.25))
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()

@@ -157,8 +157,8 @@ def with_pictures(
     """
     if Path(model).suffix != ".keras":
         raise InputError(
-            f"{os.fspath(model)!r} cannot be explained: the gradients that takes are only in the "
-            ".keras file of the same network."
+            f"Model {os.fspath(model)!r} has no gradients to explain it by; pass the .keras file "
+            "of the same network."
         )
     with written_whole(folder, overwrite) as unfinished:
         unfinished.mkdir()

@@ -374,7 +374,7 @@ def augmentation_samples(
         copies: as many augmented copies of each. `data.augmented(...)` gives both.
     """
     columns = 1 + max(len(row) for row in copies)
-    figure, grid = image_grid(len(originals), columns)
+    figure, grid = image_grid(len(originals), columns, originals[0])
     for axes_row, original, row in zip(grid, originals, copies, strict=True):
         for axes, image in zip(axes_row, (original, *row), strict=False):
             axes.imshow(np.asarray(image, np.uint8))
@@ -451,7 +451,7 @@ def grad_cam(
         heatmaps: for each image as many as there are titles, see `explain.grad_cam`.
         titles: of the heatmaps, such as the names of the networks.
     """
-    figure, grid = image_grid(len(images), 1 + len(titles))
+    figure, grid = image_grid(len(images), 1 + len(titles), images[0])
     for axes_row, image, row in zip(grid, images, heatmaps, strict=True):
         axes_row[0].imshow(np.asarray(image, np.uint8))
         for axes, heatmap in zip(axes_row[1:], row, strict=True):

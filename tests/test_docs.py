@@ -10,11 +10,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MAX_PICTURE = 150_000
 
+pytestmark = pytest.mark.skipif(not (ROOT / "docs").exists(), reason="needs the documents")
+
 
 def test_pictures_are_small_and_shown():
     pages = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md"))
     pictures = list((ROOT / "docs" / "pictures").iterdir())
-    assert len(pictures) >= 10
+    assert len(pictures) >= 8
     for picture in pictures:
         assert picture.stat().st_size < MAX_PICTURE, picture
         assert f"pictures/{picture.name}" in pages

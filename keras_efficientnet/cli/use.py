@@ -109,8 +109,10 @@ def predict(model, paths, top, output, pictures, overwrite, workers, as_json):
     predictor = open_model(model, workers)
     results = _classified(predictor, files, top, skipped)
     if pictures:
-        from keras_efficientnet.explain import with_pictures
+        from keras_efficientnet.quiet import silenced
 
+        with silenced():  # TensorFlow's start-up notes
+            from keras_efficientnet.explain import with_pictures
         named = {click.format_filename(file): file for file in files}
         results = with_pictures(results, named, predictor, model, pictures, overwrite)
     if output:
