@@ -69,7 +69,7 @@ class ExportError(RuntimeError):
     def __init__(self, report: dict[str, Any]):
         self.report = report
         names, reasons = list(report["failed"]), list(report["failed"].values())
-        kept = f"; {', '.join(report['files'])} are in place" if report["files"] else ""
+        kept = f"; in place are {', '.join(report['files'])}" if report["files"] else ""
         super().__init__(f"{', '.join(names)} could not be made{kept}: {' '.join(reasons)}")
 
 
@@ -169,7 +169,7 @@ def _artifacts(formats: tuple[Format, ...], kinds: tuple[Quantization, ...]) -> 
 def _check_request(
     directory: Path,
     artifacts: Mapping[str, str],
-    calibrated: list[Quantization],
+    calibrated: Sequence[str],
     calibration: Any,
     overwrite: bool,
 ) -> None:
@@ -308,13 +308,12 @@ def _write(
                 details = _write_one(network, name, path, images, dynamic_batch)
                 checked = verify({name: path}, expected, inputs, images.labels)
                 _refuse_other_numbers(name, checked, expected)
-                report["files"][file] = size_in_bytes(path)
         except Exception as error:  # of whatever kind, the other files are worth having
             if not isinstance(error, InputError | RuntimeError):
                 traceback.print_exception(error)
             report["failed"][name] = str(error)
-            report["files"].pop(file, None)
             continue
+        report["files"][file] = size_in_bytes(directory / file)
         for key, values in checked.items():
             report.setdefault(key, {}).update(values)
         for key in ("operators", "quantization"):
@@ -366,10 +365,10 @@ def _write_in_tensorflow(
         return _write(network, directory, artifacts, images, dynamic_batch, overwrite)
     with tempfile.TemporaryDirectory() as folder:
         save_keras(network.model, Path(folder, "model.keras"), network.info)
-        labels = {} if images.labels is None else {"labels": images.labels}
-        np.savez(
-            Path(folder, "images.npz"), images=images.images, held_out=images.held_out, **labels
-        )
+        arrays: dict[str, Any] = {
+            name: array for name, array in vars(images).items() if array is not None
+        }
+        np.savez(Path(folder, "images.npz"), **arrays)
         request = [os.fspath(directory.absolute()), dict(artifacts), dynamic_batch, overwrite]
         Path(folder, "request.json").write_text(json.dumps(request), encoding="utf-8")
         # The devices' memory belongs to the backend that has trained.
@@ -384,7 +383,10 @@ def _write_in_tensorflow(
         )
         if child.returncode:
             raise RuntimeError(f"The export through TensorFlow failed:\n{child.stderr}")
-        return json.loads(Path(folder, "report.json").read_text(encoding="utf-8"))
+        report = json.loads(Path(folder, "report.json").read_text(encoding="utf-8"))
+    if "refused" in report:
+        raise InputError(report["refused"])
+    return report
 
 
 def _main(folder: str) -> None:
@@ -394,7 +396,10 @@ def _main(folder: str) -> None:
     network = open_network(Path(folder, "model.keras"))
     with np.load(Path(folder, "images.npz")) as arrays:
         images = Calibration(**arrays)
-    report = _write(network, Path(directory), artifacts, images, dynamic_batch, overwrite)
+    try:
+        report = _write(network, Path(directory), artifacts, images, dynamic_batch, overwrite)
+    except InputError as error:
+        report = {"refused": str(error)}
     Path(folder, "report.json").write_text(json.dumps(report), encoding="utf-8")
 
 

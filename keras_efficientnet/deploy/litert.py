@@ -46,7 +46,8 @@ def export_tflite(
             fixed, which is one image.
 
     Returns:
-        `operators`: how many of each the file has; and what int8 has to say of itself.
+        `operators`: how many of each the file has; and `quantization`: what int8 has to say
+        of itself.
 
     Raises:
         InputError: if the model cannot be converted, or calibration images are missing or of
@@ -56,18 +57,18 @@ def export_tflite(
         raise InputError(f"quantize={quantize!r} must be one of {', '.join(QUANTIZATIONS)}.")
     network = open_network(model, info)
     batch = None if dynamic_batch else 1
-    report: dict[str, Any] = {}
+    said: dict[str, Any] = {}
     if quantize in CALIBRATED:
         inputs = _calibration_inputs(quantize, calibration, network)
         if quantize == "int8":
-            content, report = quantize_int8(network, inputs, batch)
+            content, said = quantize_int8(network, inputs, batch)
         else:
             content = _int16x8(network, inputs, batch)
     else:
         content = _float(network, quantize, batch)
     content = with_metadata(content, network)
     Path(path).write_bytes(content)
-    return {"operators": operators(content), **report}
+    return {"operators": operators(content), "quantization": said}
 
 
 def operators(content: bytes) -> dict[str, int]:
@@ -102,7 +103,7 @@ def quantize_int8(
         batch: images that the file takes at once; None for any number.
 
     Returns:
-        The content of a .tflite file without metadata, and what a report shall say of it.
+        The content of a .tflite file without metadata, and what reports shall say of it.
     """
     import tensorflow as tf
 

@@ -93,10 +93,12 @@ def open_network(model: Model, info: Info = None) -> Network:
     Raises:
         InputError: if it cannot be exported; the message says why.
     """
-    if isinstance(model, Network):
-        return model
     known = info if isinstance(info, ModelInfo) else None
-    fields = {} if info is None or known else dict(info)
+    fields: Mapping[str, Any] = {} if info is None or isinstance(info, ModelInfo) else info
+    if isinstance(model, Network):
+        if info is None:
+            return model
+        return _checked(dataclasses.replace(model, info=known or model.info.replaced(fields)))
     if isinstance(model, str | os.PathLike):
         path = Path(model)
         if not path.exists():
@@ -108,16 +110,12 @@ def open_network(model: Model, info: Info = None) -> Network:
             raise InputError(
                 f"{str(path)!r} cannot be exported; a .keras file or a SavedModel folder can."
             )
-        model = load_keras(path)
+        model = _load_keras(path)
     return _from_keras(model, known, fields)
 
 
-def load_keras(path: Path) -> keras.Model:
-    """Loads a .keras file, without what training left in it and without running code.
-
-    Raises:
-        InputError: if it is damaged or not such a file.
-    """
+def _load_keras(path: Path) -> keras.Model:
+    """Loads a .keras file, without what training left in it and without running code."""
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # damaged archives fail in many ways
