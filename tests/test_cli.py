@@ -183,7 +183,12 @@ def test_export_and_tables(trained, photos, tmp_path):
         *("--output", tmp_path, "--labels", labels, "--license", "MIT", "--dynamic-batch"),
     )
     assert table.returncode == 0, table.stderr
-    for text in ("saved_model", "100.0 %", "Compared on 16 random pixels", "DEPTHWISE_CONV_2D"):
+    for text in (
+        "saved_model",
+        "100.0 %",
+        "Compared on 16 images of random pixels",
+        "DEPTHWISE_CONV_2D",
+    ):
         assert text in table.stdout
     info = deploy.read_info(tmp_path / "model_float32.tflite")
     assert info

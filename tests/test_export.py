@@ -82,7 +82,7 @@ def test_a_file_is_exported_again(model_files, tmp_path):
         output = tmp_path / source
         report = ke.export(model_files[source], output, quantize="float16", info={"author": "me"})
         assert report["max_abs_difference"]["tflite_float16"] < 2e-2
-        assert report["compared_on"] == "random pixels"
+        assert report["compared_on"] == "images of random pixels"
         assert "test_accuracy" not in report
         info = deploy.read_info(output / "model_float16.tflite")
         assert info == dataclasses.replace(deploy.read_info(model_files[source]), author="me")
@@ -223,7 +223,7 @@ def test_an_array_is_parted_into_images_that_calibrate_and_that_compare(network,
     )
     images, notes = _images(photos[:3], network, True)
     assert images.held_out is images.images
-    assert notes["compared_on"] == "the calibration images themselves"
+    assert notes["compared_on"] == "calibration images themselves"
 
 
 def test_a_network_that_normalizes_nowhere_is_warned_of(tmp_path):

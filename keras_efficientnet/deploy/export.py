@@ -202,7 +202,7 @@ def _images(
         shape = (RANDOM_IMAGES, *network.shape)
         pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         found = Calibration(pixels[:0], pixels)
-        notes["compared_on"] = "random pixels"
+        notes["compared_on"] = "images of random pixels"
     elif isinstance(calibration, Calibration):
         found = calibration
     elif isinstance(calibration, DataSet):
@@ -211,7 +211,7 @@ def _images(
     else:
         found = _from_array(np.asarray(calibration))
         if found.held_out is found.images:
-            notes["compared_on"] = "the calibration images themselves"
+            notes["compared_on"] = "calibration images themselves"
     _check_shapes(found, network)
     if must_calibrate:
         notes["warnings"] += _doubts(found.images, classes, network)
