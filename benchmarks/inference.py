@@ -75,19 +75,14 @@ def main():
 
 def export(variant: str, folder: Path) -> None:
     """Writes one network in every format, and an image with its scores."""
-    import keras
-
     model = ke.EfficientNet(variant, classifier_activation=None)
     size = model.input_shape[1]
     pixels = np.random.default_rng(1).integers(0, 256, (1, size, size, 3), np.uint8)
     np.savez(folder / "expected.npz", pixels=pixels, scores=model.predict(pixels, verbose=0))
-    info = ke.deploy.ModelInfo(variant, (), size, 0.875)
-    ke.deploy.save_keras(model, folder / "model.keras", info)
-    ke.deploy.export_tflite(model, folder / "model.tflite", info)
-    for batch in (1, None):
-        signature = [keras.InputSpec(shape=(batch, size, size, 3), dtype="float32")]
-        path = folder / ("single.onnx" if batch else "batch.onnx")
-        model.export(path, format="onnx", input_signature=signature, verbose=False)
+    model.save(folder / "model.keras")
+    ke.deploy.export_tflite(model, folder / "model.tflite")
+    ke.deploy.export_onnx(model, folder / "single.onnx")
+    ke.deploy.export_onnx(model, folder / "batch.onnx", dynamic_batch=True)
 
 
 def load(name: str, threads: int, folder: Path) -> tuple[Run, int]:

@@ -127,7 +127,7 @@ def test_a_run_leaves_everything_it_promises(trained, photos):
         "saved_model",
     ]
     page = (trained / "report.html").read_text(encoding="utf-8")
-    assert all(name in page for name in ("EfficientNet-quick", "saved_model", *COLOURS))
+    assert all(name in page for name in ("EfficientNet-small", "saved_model", *COLOURS))
     report = json.loads((trained / "report.json").read_text(encoding="utf-8"))
     assert (report["variant"], report["image_size"], report["epochs"]) == ("small", 32, 6)
     assert (report["train_images"], report["test_images"], report["seed"]) == (48, 12, 0)
@@ -154,7 +154,9 @@ def test_a_run_leaves_everything_it_promises(trained, photos):
         "| 12 held-out images |",
     ):
         assert text in card
-    assert deploy.read_info(trained / "model_int8.tflite").data.startswith("48 images of colours")
+    info = deploy.read_info(trained / "model_int8.tflite")
+    assert info
+    assert info.data.startswith("48 images of colours")
     rows = (trained / "history.csv").read_text().splitlines()
     assert rows[0].split(",")[:5] == ["epoch", "stage", "image_size", "accuracy", "loss"]
     assert "learning_rate" in rows[0]
@@ -220,9 +222,15 @@ def test_export_and_tables(trained, photos, tmp_path):
         KERAS_BACKEND="jax",
     )
     assert table.returncode == 0, table.stderr
-    for text in ("saved_model", "100.0 %", "Compared on 16 random pixels", "DEPTHWISE_CONV_2D"):
+    for text in (
+        "saved_model",
+        "100.0 %",
+        "Compared on 16 images of random pixels",
+        "DEPTHWISE_CONV_2D",
+    ):
         assert text in table.stdout
     info = deploy.read_info(tmp_path / "model_float32.tflite")
+    assert info
     assert (info.license, info.class_names) == ("MIT", ("bleu", "vert", "rouge"))
     prediction = cli("predict", tmp_path / "saved_model", photos / "red" / "0.jpg")
     assert prediction.returncode == 0

@@ -46,10 +46,10 @@ def test_every_file_is_checked_and_put_in_place(network, photos, tmp_path):
     other = ("лиса", "chat", "犬")  # the data have the same names in another order
     data = labelled(photos, [other.index(NAMES[label]) for label in right], other)
     data = dataclasses.replace(data, skipped=(("bad.jpg", "is no image"),))
-    report = ke.export(network, tmp_path, deploy.FORMATS, ("float32", "int8"), data)
-    names = ["keras", "saved_model", "tflite_float32", "tflite_int8", "onnx"]
+    formats = ("onnx", "tflite", "saved_model")
+    report = ke.export(network, tmp_path, formats, ("float32", "int8"), data)
+    names = ["saved_model", "tflite_float32", "tflite_int8", "onnx"]
     files = [
-        "model.keras",
         "saved_model",
         "model_float32.tflite",
         "model_int8.tflite",
@@ -82,7 +82,7 @@ def test_a_file_is_exported_again(model_files, tmp_path):
         output = tmp_path / source
         report = ke.export(model_files[source], output, quantize="float16", info={"author": "me"})
         assert report["max_abs_difference"]["tflite_float16"] < 2e-2
-        assert report["compared_on"] == "random pixels"
+        assert report["compared_on"] == "images of random pixels"
         assert "test_accuracy" not in report
         info = deploy.read_info(output / "model_float16.tflite")
         assert info == dataclasses.replace(deploy.read_info(model_files[source]), author="me")
@@ -118,43 +118,41 @@ def test_a_missing_package_is_named(model_files, tmp_path, monkeypatch):
         ke.export(model_files["keras"], tmp_path, "onnx")
 
 
-class Clock(keras.layers.Layer):
-    """Gives other numbers each time."""
-
-    def call(self, inputs):
-        import tensorflow as tf
-
-        return inputs + tf.cast(tf.timestamp() % 1e4, tf.float32)
+def tiny(function):
+    """The mean of each channel and what becomes of it: quick to export."""
+    image = keras.Input((32, 32, 3))
+    mean = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
+    return keras.Model(image, keras.layers.Lambda(function)(mean))
 
 
 def test_a_file_that_fails_costs_none_of_the_others(tmp_path):
-    image = keras.Input((32, 32, 3))
-    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
-    odd = keras.layers.Lambda(lambda x: keras.ops.erfinv(x / 2))(pooled)
+    pytest.importorskip("tf2onnx")
     with pytest.raises(deploy.ExportError) as raised:
-        ke.export(keras.Model(image, odd), tmp_path, ("saved_model", "tflite"))
+        ke.export(tiny(keras.ops.erf), tmp_path, ("tflite", "onnx"))
     report = raised.value.report
-    assert str(raised.value).startswith(
-        "tflite_float32 could not be made; saved_model are in place"
+    assert str(raised.value) == (
+        "tflite_float32 could not be made; in place are model.onnx: LiteRT has no built-in "
+        "operator for Erf, which the model uses; replace the layer that does."
     )
-    assert list(report["files"]) == list(report["max_abs_difference"]) == ["saved_model"]
-    assert "no built-in operator for Erfinv" in report["failed"]["tflite_float32"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model_card.md", "saved_model"]
+    assert list(report["files"]) == ["model.onnx"]
+    assert list(report["failed"]) == ["tflite_float32"]
+    assert list(report["max_abs_difference"]) == ["onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model_card.md"]
 
 
 def test_a_file_with_other_numbers_is_not_put_in_place(tmp_path):
-    image = keras.Input((32, 32, 3))
-    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
+    import tensorflow as tf
+
+    # LiteRT draws other numbers than TensorFlow.
+    model = tiny(lambda mean: mean + tf.random.uniform(tf.shape(mean)))
     with pytest.raises(deploy.ExportError, match="gives other outputs than the model, by up to"):
-        ke.export(keras.Model(image, Clock()(pooled)), tmp_path, "saved_model")
+        ke.export(model, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_network_of_no_numbers_is_refused(small, tmp_path):
-    model = ke.EfficientNet(small, classes=2, input_shape=(32, 32, 3))
-    model.layers[-1].bias.assign([np.nan, 0])
+def test_a_network_of_no_numbers_is_refused(tmp_path):
     with pytest.raises(InputError, match="gives outputs that are no numbers"):
-        ke.export(model, tmp_path)
+        ke.export(tiny(lambda mean: keras.ops.log(mean - 1)), tmp_path)
 
 
 def test_doubtful_calibration_is_warned_of(network, photos, tmp_path, capsys):
@@ -225,13 +223,12 @@ def test_an_array_is_parted_into_images_that_calibrate_and_that_compare(network,
     )
     images, notes = _images(photos[:3], network, True)
     assert images.held_out is images.images
-    assert notes["compared_on"] == "the calibration images themselves"
+    assert notes["compared_on"] == "calibration images themselves"
 
 
-def test_a_network_that_normalizes_nowhere_is_warned_of(small, tmp_path, photos):
-    model = ke.EfficientNet(
-        small, classes=2, input_shape=(32, 32, 3), include_preprocessing=False, name="mine"
-    )
+def test_a_network_that_normalizes_nowhere_is_warned_of(tmp_path):
+    image = keras.Input((32, 32, 3))
+    model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(image), name="mine")
     report = ke.export(model, tmp_path)
     assert "mine does not normalize its images" in report["warnings"][0]
     report = ke.export(

@@ -148,10 +148,9 @@ def test_one_model_gives_one_file_whose_weights_are_aligned(files, network, tmp_
     assert {start % 16 for start in starts} == {0}
 
 
-@pytest.mark.parametrize("channels", [1, 4])
-def test_features_and_other_channels(small, randomize, tmp_path, channels):
-    images = coarse(4, 32, channels)
-    model = ke.EfficientNet(small, include_top=False, input_shape=(32, 32, channels))
+def test_features_and_other_channels(small, randomize, tmp_path):
+    images = coarse(4, 32, channels=1)
+    model = ke.EfficientNet(small, include_top=False, input_shape=(32, 32, 1))
     network = open_network(randomize(model, images))
     expected = model.predict(images, verbose=0)
     for quantize, tolerance in (("float32", 1e-4), ("int8", 0.2)):

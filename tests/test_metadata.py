@@ -16,6 +16,7 @@ INFO = deploy.ModelInfo("B0", ("chat", "犬", "a\nb"), 64, 0.875)
 def test_every_format_carries_its_description(model_files):
     for path in model_files.values():
         info = deploy.read_info(path)
+        assert info
         assert info.class_names == ("chat", "犬", "лиса")
         assert (info.variant, info.image_size, info.crop_fraction) == ("small", 64, 0.875)
         assert info.takes_raw_pixels

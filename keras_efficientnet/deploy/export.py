@@ -72,7 +72,7 @@ class ExportError(RuntimeError):
     def __init__(self, report: dict[str, Any]):
         self.report = report
         names, reasons = list(report["failed"]), list(report["failed"].values())
-        kept = f"; {', '.join(report['files'])} are in place" if report["files"] else ""
+        kept = f"; in place are {', '.join(report['files'])}" if report["files"] else ""
         super().__init__(f"{', '.join(names)} could not be made{kept}: {' '.join(reasons)}")
 
 
@@ -179,7 +179,7 @@ def _artifacts(formats: tuple[Format, ...], kinds: tuple[Quantization, ...]) -> 
 def _check_request(
     directory: Path,
     artifacts: Mapping[str, str],
-    calibrated: list[Quantization],
+    calibrated: Sequence[str],
     calibration: Any,
     overwrite: bool,
 ) -> None:
@@ -199,7 +199,7 @@ def _check_request(
 
 
 def _images(
-    calibration: Any, network: Network, must_calibrate: bool, limit: int
+    calibration: Any, network: Network, must_calibrate: bool, limit: int = CALIBRATION_IMAGES
 ) -> tuple[Calibration, dict[str, Any]]:
     """Returns prepared images, and what a report says of them."""
     notes: dict[str, Any] = {"compared_on": "held-out images", "skipped": [], "warnings": []}
@@ -212,7 +212,7 @@ def _images(
         shape = (RANDOM_IMAGES, *network.shape)
         pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         found = Calibration(pixels[:0], pixels)
-        notes["compared_on"] = "random pixels"
+        notes["compared_on"] = "images of random pixels"
     elif isinstance(calibration, Calibration):
         found = calibration
     elif isinstance(calibration, DataSet):
@@ -221,7 +221,7 @@ def _images(
     else:
         found = _from_array(np.asarray(calibration))
         if found.held_out is found.images:
-            notes["compared_on"] = "the calibration images themselves"
+            notes["compared_on"] = "calibration images themselves"
     _check_shapes(found, network)
     if must_calibrate:
         notes["warnings"] += _doubts(found.images, classes, network)
@@ -319,13 +319,12 @@ def _write(
                 details = _write_one(network, name, path, images, dynamic_batch, int8)
                 checked = verify({name: path}, expected, inputs, images.labels)
                 _refuse_other_numbers(name, checked, expected)
-                report["files"][file] = size_in_bytes(path)
         except Exception as error:  # of whatever kind, the other files are worth having
             if not isinstance(error, InputError | RuntimeError):
                 traceback.print_exception(error)
             report["failed"][name] = str(error)
-            report["files"].pop(file, None)
             continue
+        report["files"][file] = size_in_bytes(directory / file)
         for key, values in checked.items():
             report.setdefault(key, {}).update(values)
         for key in ("operators", "quantization"):
@@ -385,10 +384,10 @@ def _write_in_tensorflow(
         return _write(network, directory, artifacts, images, dynamic_batch, int8, overwrite)
     with tempfile.TemporaryDirectory() as folder:
         save_keras(network.model, Path(folder, "model.keras"), network.info)
-        labels = {} if images.labels is None else {"labels": images.labels}
-        np.savez(
-            Path(folder, "images.npz"), images=images.images, held_out=images.held_out, **labels
-        )
+        arrays: dict[str, Any] = {
+            name: array for name, array in vars(images).items() if array is not None
+        }
+        np.savez(Path(folder, "images.npz"), **arrays)
         request = {
             "directory": os.fspath(directory.absolute()),
             "artifacts": dict(artifacts),
@@ -409,7 +408,10 @@ def _write_in_tensorflow(
         )
         if child.returncode:
             raise RuntimeError(f"The export through TensorFlow failed:\n{child.stderr}")
-        return json.loads(Path(folder, "report.json").read_text(encoding="utf-8"))
+        report = json.loads(Path(folder, "report.json").read_text(encoding="utf-8"))
+    if "refused" in report:
+        raise InputError(report["refused"])
+    return report
 
 
 def _main(folder: str) -> None:
@@ -422,7 +424,10 @@ def _main(folder: str) -> None:
     network = open_network(Path(folder, "model.keras"))
     with np.load(Path(folder, "images.npz")) as arrays:
         images = Calibration(**arrays)
-    report = _write(network, images=images, **request)
+    try:
+        report = _write(network, images=images, **request)
+    except InputError as error:
+        report = {"refused": str(error)}
     Path(folder, "report.json").write_text(json.dumps(report), encoding="utf-8")
 
 

@@ -117,7 +117,7 @@ def _int8(
         options: what is asked of it.
 
     Returns:
-        The content of a .tflite file without metadata, and what a report shall say of it.
+        The content of a .tflite file without metadata, and what reports shall say of it.
     """
     content = reference = _float(network, "float32", batch)
     if options.qat_epochs:

@@ -108,7 +108,7 @@ class ModelInfo:
         """Returns what the network takes for pixels `[..., channels]` in 0-255."""
         if self.takes_raw_pixels:
             return pixels
-        mean, std = np.float32(self.pixel_mean), np.float32(self.pixel_std)
+        mean, std = np.array(self.pixel_mean, np.float32), np.array(self.pixel_std, np.float32)
         return (pixels.astype(np.float32) - mean) / std
 
     def label(self, index: int) -> str:

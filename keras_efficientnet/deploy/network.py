@@ -94,60 +94,56 @@ def open_network(model: Model, info: Info = None) -> Network:
         InputError: if it cannot be exported; the message says why.
     """
     if isinstance(model, Network):
-        return model
-    known = info if isinstance(info, ModelInfo) else None
-    fields = {} if info is None or known else dict(info)
-    if isinstance(model, str | os.PathLike):
-        path = Path(model)
-        if not path.exists():
-            raise InputError(f"Model {str(path)!r} does not exist.")
-        known = known or read_info(path)
-        if path.is_dir() and (path / "saved_model.pb").is_file():
-            return _from_saved_model(path, known, fields)
-        if path.suffix != ".keras":
-            raise InputError(
-                f"{str(path)!r} cannot be exported; a .keras file or a SavedModel folder can."
-            )
-        model = load_keras(path)
-    return _from_keras(model, known, fields)
+        known, fields = _parts(info, model.info)
+        return _checked(dataclasses.replace(model, info=known.replaced(fields))) if info else model
+    if not isinstance(model, str | os.PathLike):
+        return _from_keras(model, info, None)
+    path = Path(model)
+    if not path.exists():
+        raise InputError(f"Model {str(path)!r} does not exist.")
+    if path.is_dir() and (path / "saved_model.pb").is_file():
+        return _from_saved_model(path, info, read_info(path))
+    if path.suffix == ".keras":
+        return _from_keras(_load_keras(path), info, read_info(path))
+    raise InputError(f"{str(path)!r} cannot be exported; a .keras file or a SavedModel folder can.")
 
 
-def load_keras(path: Path) -> keras.Model:
-    """Loads a .keras file, without what training left in it and without running code.
+def _parts(info: Info, known: Any) -> tuple[Any, Mapping[str, Any]]:
+    """Returns the description to begin with, if there is one, and the fields to replace."""
+    return (info, {}) if isinstance(info, ModelInfo) else (known, info or {})
 
-    Raises:
-        InputError: if it is damaged or not such a file.
-    """
+
+def _load_keras(path: Path) -> keras.Model:
+    """Loads a .keras file, without what training left in it and without running code."""
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # damaged archives fail in many ways
         raise InputError(f"Cannot load model {str(path)!r}: {reason(error)}.") from error
 
 
-def described(
-    model: keras.Model, known: ModelInfo | None = None, fields: Mapping[str, Any] | None = None
-) -> ModelInfo:
+def described(model: keras.Model, info: Info = None, known: ModelInfo | None = None) -> ModelInfo:
     """Returns the description of a Keras model, with all that the model can tell.
 
     Args:
         model: of images.
-        known: what is known already.
-        fields: what shall be replaced.
+        info: see `Info`.
+        known: what the model's file says of itself.
 
     Raises:
         InputError: if nothing says how large the images are.
     """
     height, _, channels = model.input_shape[1:]
+    known, fields = _parts(info, known)
     if known is None:
         variant = _variant(model.name)
         name = variant.name if variant else model.name
         known = ModelInfo(name, (), _size(model.name, height, fields), PHOTO_CROP_FRACTION)
-    info = known.replaced(fields or {})
-    if info.pixel_mean is None:
-        variant = None if normalizes(model) else _variant(info.variant)
+    found = known.replaced(fields)
+    if found.pixel_mean is None:
+        variant = None if normalizes(model) else _variant(found.variant)
         mean, std = pixel_statistics(variant, channels) if variant else ((0.0,), (1.0,))
-        info = dataclasses.replace(info, pixel_mean=mean, pixel_std=std)
-    return info
+        found = dataclasses.replace(found, pixel_mean=mean, pixel_std=std)
+    return found
 
 
 def normalizes(model: keras.Model) -> bool:
@@ -170,8 +166,8 @@ def _variant(name: str) -> VariantSpec | None:
         return None
 
 
-def _size(name: str, given: int | None, fields: Mapping[str, Any] | None) -> int:
-    size = given or (fields or {}).get("image_size")
+def _size(name: str, given: int | None, fields: Mapping[str, Any]) -> int:
+    size = given or fields.get("image_size")
     if size is None:
         raise InputError(
             f"Model {name!r} takes images of any size; to export it, say which (image_size), or "
@@ -180,7 +176,7 @@ def _size(name: str, given: int | None, fields: Mapping[str, Any] | None) -> int
     return size
 
 
-def _from_keras(model: Any, known: ModelInfo | None, fields: Mapping[str, Any]) -> Network:
+def _from_keras(model: Any, info: Info, known: ModelInfo | None) -> Network:
     name = getattr(model, "name", type(model).__name__)
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
     if not inputs or not outputs:
@@ -195,18 +191,18 @@ def _from_keras(model: Any, known: ModelInfo | None, fields: Mapping[str, Any]) 
             "image_data_format 'channels_first' cannot be exported; call "
             "keras.config.set_image_data_format('channels_last') and build the model again."
         )
-    info = described(model, known, fields)
-    shape = _fixed_shape(name, tuple(inputs[0].shape[1:]), info.image_size)
+    found = described(model, info, known)
+    shape = _fixed_shape(name, tuple(inputs[0].shape[1:]), found.image_size)
     model = _in_float32(model)
-    output_shape = model.compute_output_shape((1, *shape))[1:]
-    return _checked(
-        Network(
-            info, shape, tuple(output_shape), lambda images: model(images, training=False), model
-        )
-    )
+
+    def call(images):
+        return model(images, training=False)
+
+    output_shape = tuple(model.compute_output_shape((1, *shape))[1:])
+    return _checked(Network(found, shape, output_shape, call, model))
 
 
-def _from_saved_model(path: Path, known: ModelInfo | None, fields: Mapping[str, Any]) -> Network:
+def _from_saved_model(path: Path, info: Info, known: ModelInfo | None) -> Network:
     import tensorflow as tf
 
     name = str(path)
@@ -221,20 +217,21 @@ def _from_saved_model(path: Path, known: ModelInfo | None, fields: Mapping[str, 
     _check_single(name, len(inputs), len(outputs))
     ((source, spec),) = inputs.items()
     (target,) = outputs
-    given = tuple(spec.shape[1:])
+    given: tuple[int | None, ...] = tuple(spec.shape)[1:] if spec.shape.rank else ()
     _check_images(name, given)
+    known, fields = _parts(info, known)
     if known is None:
-        size = _size(name, given[0], fields)
+        size = _size(name, next(iter(given)), fields)
         known = ModelInfo("unknown", (), size, PHOTO_CROP_FRACTION, (0.0,), (1.0,))
-    info = known.replaced(fields)
-    shape = _fixed_shape(name, given, info.image_size)
+    found = known.replaced(fields)
+    shape = _fixed_shape(name, given, found.image_size)
 
     def call(images):
         signature = loaded.signatures["serving_default"]  # holds its variables weakly
         return signature(**{source: tf.cast(images, spec.dtype)})[target]
 
     traced = tf.function(call, autograph=False).get_concrete_function(tf.TensorSpec((1, *shape)))
-    return _checked(Network(info, shape, tuple(traced.output_shapes[1:]), call))
+    return _checked(Network(found, shape, tuple(traced.output_shapes[1:]), call))
 
 
 def _check_single(name: str, inputs: int, outputs: int) -> None:

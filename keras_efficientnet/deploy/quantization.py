@@ -241,11 +241,12 @@ def _ranges(
     """Chooses the range of every tensor."""
     graph = Graph(content)
     swishes, sigmoids = graph.swish_inputs(), graph.sigmoid_inputs()
-    inputs = graph.tensors()[0]
+    ends = graph.ends()
     ranges = {}
     for name, seen in observed.items():
         low, high = seen.low, seen.high
-        if name != inputs:  # a step of the input is one of a pixel
+        # A step of the input is one of a pixel, and readers want all of the output.
+        if name not in ends:
             values = np.concatenate(seen.samples)
             low, high = np.quantile(values, [tail, 1 - tail])
         if name in swishes:

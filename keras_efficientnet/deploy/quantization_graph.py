@@ -91,6 +91,10 @@ class Graph:
         computed = (index for operator in self._graph.operators for index in operator.outputs)
         return [self._name(index) for index in (*self._graph.inputs, *computed)]
 
+    def ends(self) -> set[str]:
+        """Returns the names of the input and of the output."""
+        return {self._name(index) for index in (*self._graph.inputs, *self._graph.outputs)}
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Returns the shape of every tensor, by name."""
         return {

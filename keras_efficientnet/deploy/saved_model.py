@@ -26,8 +26,8 @@ BEST = 5
 EXIF_BYTES = 2**16
 
 
-def save_keras(model: Any, path: str | os.PathLike, info: ModelInfo) -> None:
-    """Saves a Keras model with its description as a .keras file."""
+def save_keras(model: Any, path: str | os.PathLike, info: Info = None) -> None:
+    """Saves a Keras model with its description (see `open_network`) as a .keras file."""
     model.save(path)
     write_info(Path(path), described(model, info))
 
