@@ -102,11 +102,13 @@ def test_compile_uses_the_recipes_optimizer_and_schedule():
     assert model.loss.label_smoothing == 0.1
 
 
-@pytest.mark.parametrize(("name", "momentum"), [("paper", 0.99), ("small", 0.9)])
+@pytest.mark.parametrize(
+    ("name", "momentum"), [("paper", 0.99), ("small", 1 - 5 / (22 * 7)), ("finetune", 0.9)]
+)
 def test_compile_sets_the_momentum_that_suits_the_number_of_steps(name, momentum):
     model = keras.Sequential([keras.Input((4,)), ke.layers.BatchNormalization(momentum=0.99)])
     recipe(name).compile(model, steps_per_epoch=7)
-    assert model.layers[0].momentum == momentum
+    assert model.layers[0].momentum == pytest.approx(momentum)
 
 
 def test_logits_are_recognised_by_the_last_layer():

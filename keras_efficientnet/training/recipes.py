@@ -24,6 +24,8 @@ from keras_efficientnet.training.schedule import WarmupExponentialDecay
 
 # The learning rate is stated for this many images and grows in proportion to the batch.
 REFERENCE_BATCH_SIZE = 256
+# Share of a run's steps that moving statistics average over at most.
+STATISTICS_SHARE = 0.2
 
 # TPU, README: RandAugment's magnitude of the published networks.
 _MAGNITUDES = {"B5": 17, "B7": 28, "B8": 28}
@@ -121,7 +123,8 @@ class Recipe:
         ema_decay: of the moving average of the weights; 0 for none.
         dropout_rate: ahead of the classifier; None for the variant's own.
         drop_connect_rate: stochastic depth, see `EfficientNet`.
-        batch_norm_momentum: of the moving statistics; None for the variant's own.
+        batch_norm_momentum: of the moving statistics; None for the variant's own, or less
+            where that would average over more than a fifth of the run.
         augmentation: of the training images.
         progressive: growing image size and regularization; None for none.
         fine_tuning: two phases from pretrained weights; None for one from any weights.
@@ -292,7 +295,8 @@ class Recipe:
     ) -> keras.Model:
         """Compiles a classifier for `model.fit` with this optimizer, schedule and loss.
 
-        Batch normalization gets the recipe's momentum.
+        Batch normalization gets the recipe's momentum, or its own as far as the run has the
+        steps for it.
 
         Args:
             model: ends in a softmax or in logits. Labels may be class indices `[batch]`
@@ -307,10 +311,11 @@ class Recipe:
         """
         if steps_per_epoch < 1:
             raise InputError(f"steps_per_epoch={steps_per_epoch} must be at least 1.")
-        if self.batch_norm_momentum is not None:
-            for layer in model.layers:
-                if isinstance(layer, keras.layers.BatchNormalization):
-                    layer.momentum = self.batch_norm_momentum
+        # Statistics that remember more of a short run would be those of its first weights.
+        longest = 1 - 1 / max(1.0, STATISTICS_SHARE * self.epochs * steps_per_epoch)
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.momentum = self.batch_norm_momentum or min(layer.momentum, longest)
         rate = stage.base_learning_rate if stage else None
         activation = getattr(model.layers[-1], "activation", None)
         model.compile(
@@ -464,9 +469,6 @@ def _named(name: str, variant: scaling.Variant | None, epochs: int | None) -> Re
         initial_mean_square=0.0,
         ema_decay=0.0,
         drop_connect_rate=0.05,
-        # The paper's 0.99 remembers more steps than such a run has: its moving statistics would
-        # still be those of the first weights when the last are evaluated.
-        batch_norm_momentum=0.9,
         augmentation=Augmentation(min_crop_area=0.75),
         # RMSprop's steps do not shrink with the gradient: at the paper's rate, few epochs
         # leave weights so scattered that 8 bits cannot hold the activations.
@@ -478,6 +480,7 @@ def _named(name: str, variant: scaling.Variant | None, epochs: int | None) -> Re
         short,
         batch_size=32,
         drop_connect_rate=0.1,
+        batch_norm_momentum=0.9,
         # Weights that are good already want smaller steps than random ones.
         base_learning_rate=paper.base_learning_rate / 4,
         augmentation=Augmentation(min_crop_area=0.3),
