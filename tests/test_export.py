@@ -29,6 +29,10 @@ def network(small, tell_apart, photos):
     return open_network(tell_apart(model, photos), {"class_names": NAMES})
 
 
+# Random weights want nothing else of an int8 file than that it is there.
+ANYTHING = deploy.Int8Options(min_agreement=0)
+
+
 def labelled(photos, labels, names=NAMES, skipped=()):
     examples = sources.ArrayExamples(photos, np.asarray(labels))
     return sources.DataSet(
@@ -47,7 +51,7 @@ def test_every_file_is_checked_and_put_in_place(network, photos, tmp_path):
     data = labelled(photos, [other.index(NAMES[label]) for label in right], other)
     data = dataclasses.replace(data, skipped=(("bad.jpg", "is no image"),))
     formats = ("onnx", "tflite", "saved_model")
-    report = ke.export(network, tmp_path, formats, ("float32", "int8"), data)
+    report = ke.export(network, tmp_path, formats, ("float32", "int8"), data, int8=ANYTHING)
     names = ["saved_model", "tflite_float32", "tflite_int8", "onnx"]
     files = [
         "saved_model",
@@ -157,15 +161,14 @@ def test_a_network_of_no_numbers_is_refused(tmp_path):
 
 def test_doubtful_calibration_is_warned_of(network, photos, tmp_path, capsys):
     few = labelled(photos[:3], [0, 1, 2])
-    report = ke.export(network, tmp_path, quantize="int8", calibration=few)
+    report = ke.export(network, tmp_path, quantize="int8", calibration=few, int8=ANYTHING)
     (warning,) = report["warnings"]
     assert warning.startswith("3 calibration images are few to take ranges from")
     assert "200 of the training images" in warning
     assert f"Warning: {warning}" in capsys.readouterr().err
     one_class = labelled(photos, [1] * 40)
-    report = ke.export(
-        network, tmp_path, quantize="int8", calibration=lambda: one_class, overwrite=True
-    )
+    options = {"calibration": lambda: one_class, "int8": ANYTHING, "overwrite": True}
+    report = ke.export(network, tmp_path, quantize="int8", **options)
     (warning,) = report["warnings"]
     assert "All calibration images are of one class" in warning
     assert "name data with images of every class" in warning
@@ -174,7 +177,12 @@ def test_doubtful_calibration_is_warned_of(network, photos, tmp_path, capsys):
 def test_calibration_from_folders_says_what_to_do(network, tmp_path, capsys):
     def export(root, **options):
         return ke.export(
-            network, tmp_path / "out", quantize="int8", calibration=f"folder:{root}", **options
+            network,
+            tmp_path / "out",
+            quantize="int8",
+            calibration=f"folder:{root}",
+            int8=ANYTHING,
+            **options,
         )
 
     write_classes(tmp_path / "some", count=30)
@@ -246,7 +254,10 @@ assert keras.backend.backend() == "jax"
 model = keras.saving.load_model(sys.argv[1])
 info = ke.deploy.read_info(sys.argv[1])
 images = np.load(sys.argv[3])
-report = ke.export(model, sys.argv[2], ("saved_model", "tflite"), "int8", images, info=info)
+report = ke.export(
+    model, sys.argv[2], ("saved_model", "tflite"), "int8", images, info=info,
+    int8=ke.deploy.Int8Options(min_agreement=0),
+)
 print(json.dumps(report))
 """
 

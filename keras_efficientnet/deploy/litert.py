@@ -126,7 +126,11 @@ def _int8(
         return plain_int8(content, images), {}
     check = network.info.network_input(check).astype(np.float32)
     content, report = quantize_int8(content, images, check, options.min_agreement, reference)
-    return content, {**asdict(report), "qat_epochs": options.qat_epochs}
+    said = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(report).items()
+    }
+    return content, {**said, "qat_epochs": options.qat_epochs}
 
 
 def _fine_tuned(network: Network, images: np.ndarray, epochs: int) -> Network:

@@ -347,7 +347,9 @@ class _Search:
 
     def equalize_until_it_holds(self) -> None:
         """Equalizes swishes, those first that win most for the time they cost."""
-        if self.holds() or not self.swishes:
+        # Above the gate by a margin, because the check images are a sample only.
+        aim = self.min_agreement + (1 - self.min_agreement) / 3
+        if not self.swishes or not self.classifies or self.agreement >= aim:
             return
         self._observe_equalized()
         every = tuple(self.swishes)
@@ -358,14 +360,12 @@ class _Search:
             gains[swish] = best - self._signal_to_noise(others, ())
         worth = [swish for swish in self.swishes if gains[swish] >= MIN_GAIN]
         worth.sort(key=lambda swish: -gains[swish] / swish.elements)
-        # Above the gate by a margin, because the check images are a sample only.
-        margin = (1 - self.min_agreement) / 3
         for swish in worth:
             before = self.candidate
             self._take((*self.chosen, swish), ())
             latency = _latency(self.candidate, before, self.images[0])
             self.equalized.append(Equalized(swish.layer, gains[swish], latency))
-            if self.agreement >= self.min_agreement + margin:
+            if self.agreement >= aim:
                 return
 
     def keep_float_until_it_holds(self) -> None:
