@@ -80,7 +80,7 @@ def evaluate(model, load_data, as_json):
 )
 @json_option
 def predict(model, paths, top, output, overwrite, workers, as_json):
-    r"""Classify images with MODEL.
+    """Classify images with MODEL.
 
     MODEL is a .keras, .tflite or .onnx file or a SavedModel folder; class names and image
     size come from the file itself. PATHS are image files, folders, which are searched for
