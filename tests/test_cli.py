@@ -304,6 +304,8 @@ def test_help_is_quick_and_names_every_command():
     commands = ("train", "evaluate", "predict", "export", "info", "weights")
     for command in commands:
         assert "Usage" in cli(command, "--help").stdout
+    for command in ("export", "predict", "benchmark"):  # their examples stand on lines
+        assert f"\n    keras-efficientnet {command} model" in cli(command, "--help").stdout
     seconds = []
     for _ in range(3):
         started = time.perf_counter()

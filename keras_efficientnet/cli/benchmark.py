@@ -20,7 +20,7 @@ from keras_efficientnet.cli.common import json_option, print_json, print_table, 
 )
 @json_option
 def benchmark(models, threads, repeats, batch, as_json):
-    r"""Measure the speed, memory and size of model files side by side.
+    """Measure the speed, memory and size of model files side by side.
 
     Each MODEL, a .keras, .tflite or .onnx file or a SavedModel folder, runs in a fresh process,
     and the processes take turns. Latency is that of the network for one image, throughput

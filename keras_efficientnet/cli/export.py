@@ -27,8 +27,7 @@ from keras_efficientnet.errors import InputError, reason
     type=click.Choice(["keras", "saved_model", "tflite", "onnx"]),
     multiple=True,
     default=["tflite"],
-    show_default="tflite",
-    help="Repeatable.",
+    help="Repeatable. [default: tflite]",
 )
 @click.option(
     "--quantize",
@@ -86,7 +85,7 @@ def export(
     as_json,
     **texts,
 ):
-    r"""Convert MODEL, a .keras file or a SavedModel folder, and check every result.
+    """Convert MODEL, a .keras file or a SavedModel folder, and check every result.
 
     Writes model.keras, saved_model/, model_QUANTIZE.tflite and model.onnx, as asked for, and
     a model card. Each is reloaded in a fresh process and compared with MODEL before it is
@@ -96,7 +95,7 @@ def export(
     \b
     Examples:
       keras-efficientnet export model.keras
-      keras-efficientnet export model.keras --quantize float16 --quantize int8 \
+      keras-efficientnet export model.keras --quantize float16 --quantize int8 \\
           --calibration folder:photos
       keras-efficientnet export model.keras --format saved_model --format onnx
     """
