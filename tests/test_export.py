@@ -11,6 +11,7 @@ from image_helpers import real_photos, write_classes
 import keras_efficientnet as ke
 from keras_efficientnet import InputError, deploy
 from keras_efficientnet.data import sources
+from keras_efficientnet.deploy import quantization
 from keras_efficientnet.deploy.export import FEW_IMAGES
 from keras_efficientnet.deploy.network import open_network
 
@@ -111,6 +112,43 @@ def test_options_are_refused_before_the_model_is_looked_at(tmp_path, photos, mod
         ke.export(source, tmp_path, ("tflite", "onnx"))
     assert [path.name for path in tmp_path.iterdir()] == ["model_int8.tflite"]
     assert (tmp_path / "model_int8.tflite").read_text() == "precious"
+
+
+def test_an_int8_file_that_does_not_hold_costs_no_other_file(
+    network, photos, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(quantization, "CHECK_IMAGES", 8)
+    head = network.model.get_layer("predictions")
+    before = head.get_weights()
+    try:
+        # Scores that 8 bits cannot tell apart.
+        head.set_weights([1e-7 * value for value in before])
+        with pytest.raises(deploy.ExportError, match=r"No int8 file agrees .* on 97\.0%") as caught:
+            ke.export(network, tmp_path, quantize=("int8", "float32"), calibration=photos)
+    finally:
+        head.set_weights(before)
+    assert list(caught.value.report["failed"]) == ["tflite_int8"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model_card.md", "model_float32.tflite"]
+
+
+@pytest.mark.slow
+def test_an_int8_file_of_a_network_fine_tuned_for_it(network, photos, tmp_path):
+    options = deploy.Int8Options(min_agreement=0, qat_epochs=1)
+    report = ke.export(network, tmp_path, quantize="int8", calibration=photos, int8=options)
+    assert report["quantization"]["tflite_int8"]["qat_epochs"] == 1
+    assert report["failed"] == {}
+
+
+def test_a_saved_model_cannot_be_fine_tuned(model_files, photos, tmp_path):
+    options = deploy.Int8Options(qat_epochs=1)
+    with pytest.raises(InputError, match=r"cannot be fine-tuned; export the \.keras file"):
+        ke.export(
+            model_files["saved_model"],
+            tmp_path,
+            quantize="int8",
+            calibration=photos,
+            int8=options,
+        )
 
 
 def test_a_missing_package_is_named(model_files, tmp_path, monkeypatch):

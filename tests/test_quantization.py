@@ -30,17 +30,22 @@ def pictures(count, seed, size=SIZE):
     return images
 
 
-@pytest.fixture(scope="module")
-def model(small, randomize):
+def classifier(small, randomize):
+    """A network of random weights of which every class is the best of some pictures."""
     model = randomize(
         ke.EfficientNet(small, classes=CLASSES, input_shape=(SIZE, SIZE, 3)), pictures(8, 9)
     )
-    # Every class is the best of some images, by more than a step of the scores.
+    # By more than a step of the scores.
     head = model.get_layer("predictions")
     head.kernel.assign(np.asarray(head.kernel) * 8)
     scores = model.predict(pictures(64, 8), verbose=0)
     head.bias.assign(head.bias - np.log(scores + 1e-9).mean(0))
     return model
+
+
+@pytest.fixture(scope="module")
+def model(small, randomize):
+    return classifier(small, randomize)
 
 
 @pytest.fixture(scope="module")

@@ -3,22 +3,14 @@
 import keras
 import numpy as np
 import pytest
-from test_quantization import CLASSES, SIZE, doubtful, float_content, pictures
+from test_quantization import classifier, doubtful, float_content, pictures
 
-import keras_efficientnet as ke
 from keras_efficientnet.deploy import quantization, quantization_aware
 
 
 @pytest.fixture(scope="module")
 def model(small, randomize):
-    model = randomize(
-        ke.EfficientNet(small, classes=CLASSES, input_shape=(SIZE, SIZE, 3)), pictures(8, 9)
-    )
-    head = model.get_layer("predictions")
-    head.kernel.assign(np.asarray(head.kernel) * 8)
-    scores = model.predict(pictures(64, 8), verbose=0)
-    head.bias.assign(head.bias - np.log(scores + 1e-9).mean(0))
-    return model
+    return classifier(small, randomize)
 
 
 def test_rounding_is_that_of_a_file(model):

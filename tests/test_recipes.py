@@ -103,7 +103,7 @@ def test_compile_uses_the_recipes_optimizer_and_schedule():
 
 
 @pytest.mark.parametrize(
-    ("name", "momentum"), [("paper", 0.99), ("small", 1 - 5 / (22 * 7)), ("finetune", 0.9)]
+    ("name", "momentum"), [("paper", 0.99), ("small", 1 - 5 / (30 * 7)), ("finetune", 0.9)]
 )
 def test_compile_sets_the_momentum_that_suits_the_number_of_steps(name, momentum):
     model = keras.Sequential([keras.Input((4,)), ke.layers.BatchNormalization(momentum=0.99)])

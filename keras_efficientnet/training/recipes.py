@@ -457,7 +457,7 @@ def _named(name: str, variant: scaling.Variant | None, epochs: int | None) -> Re
             augmentation=Augmentation(policy="rand", magnitude=magnitude, mixup_alpha=mixup),
             progressive=Progressive(),
         )
-    epochs = epochs or (22 if name == "small" else 18)
+    epochs = epochs or (30 if name == "small" else 18)
     # What both do: few steps in all, so that the rate falls within them.
     short = dataclasses.replace(
         paper,
