@@ -30,6 +30,7 @@ from matplotlib.transforms import Bbox
 from keras_efficientnet.errors import InputError
 
 MARKERS = ("o", "s", "^", "D")
+PHOTOGRAPHS_DPI = 72  # in notebooks
 # Beside Matplotlib's own, for class names in scripts that it does not have.
 _FONTS = ("Noto Sans CJK JP", "Hiragino Sans", "Microsoft YaHei", "Arial Unicode MS")
 
@@ -112,8 +113,20 @@ class Picture(Figure):
 
     theme_name = "light"
 
-    def _repr_svg_(self) -> str:
+    def _repr_svg_(self) -> str | None:
         return to_svg(self)
+
+
+class Photographs(Picture):
+    """A figure of photographs, which a notebook keeps as a JPEG: an SVG is many times as large."""
+
+    def _repr_svg_(self) -> None:
+        return None
+
+    def _repr_jpeg_(self) -> bytes:
+        content = io.BytesIO()
+        self.savefig(content, format="jpeg", dpi=PHOTOGRAPHS_DPI)
+        return content.getvalue()
 
 
 def to_svg(figure: Figure) -> str:
@@ -213,7 +226,7 @@ def image_grid(rows: int, columns: int, image: np.ndarray) -> tuple[Picture, Any
     """Makes a figure for images of the shape of this one, and its axes, `[rows][columns]`."""
     height, width = np.shape(image)[:2]
     side = min(1.6 * max(1, width / height), 10 / columns)
-    figure = Picture(figsize=(side * columns, side * height / width * rows + 0.25))
+    figure = Photographs(figsize=(side * columns, side * height / width * rows + 0.25))
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()

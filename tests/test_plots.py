@@ -189,6 +189,17 @@ def test_an_svg_follows_the_reader(name):
         assert "var(--" not in plots.to_svg(EVERY[name]())
 
 
+@pytest.mark.parametrize("name", list(EVERY))
+def test_a_notebook_keeps_photographs_small_and_the_rest_sharp(name):
+    figure = EVERY[name]()
+    if name in ("augmentation_samples", "grad_cam"):
+        assert figure._repr_svg_() is None
+        assert figure._repr_jpeg_().startswith(b"\xff\xd8\xff")
+    else:
+        assert (figure._repr_svg_() or "").startswith("<svg")
+        assert not hasattr(figure, "_repr_jpeg_")
+
+
 def lines_of(axes):
     return {line.get_label(): np.array(line.get_xydata()) for line in axes.lines}
 

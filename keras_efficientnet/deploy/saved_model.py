@@ -20,6 +20,7 @@ from keras_efficientnet.data.crop import upright
 from keras_efficientnet.deploy.metadata import ModelInfo, write_info
 from keras_efficientnet.deploy.network import Info, Model, Network, described, open_network
 from keras_efficientnet.errors import InputError
+from keras_efficientnet.quiet import silenced
 
 BEST = 5
 """Classes that `serve_encoded` gives for an image, or all where there are fewer."""
@@ -78,7 +79,8 @@ def export_saved_model(model: Model, path: str | os.PathLike, info: Info = None)
             autograph=False,
         )
         signatures["serve_encoded"] = module.serve_encoded
-    tf.saved_model.save(module, str(path), signatures=signatures)
+    with silenced():  # it would name its temporary folder in a notebook
+        tf.saved_model.save(module, str(path), signatures=signatures)
     write_info(Path(path), network.info)
 
 
