@@ -146,7 +146,7 @@ def test_a_run_leaves_everything_it_promises(trained, photos):
     assert labels == list(COLOURS)
     card = (trained / "model_card.md").read_text(encoding="utf-8")
     for text in (
-        "EfficientNet-quick for 3 classes, trained on 48 images of colours by the recipe small.",
+        "EfficientNet-small for 3 classes, trained on 48 images of colours by the recipe small.",
         "48 images of colours to learn from and 12 held out.",
         "Classes: blue, grün, red.",
         "epochs = 6",

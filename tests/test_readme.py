@@ -45,6 +45,7 @@ def test_the_demonstration_leaves_every_file(report):
         "history.csv",
         "labels.txt",
         "model.keras",
+        "model_card.md",
         "model_float32.tflite",
         "model_int8.tflite",
         "report.html",
