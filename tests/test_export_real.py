@@ -28,7 +28,10 @@ pytestmark = pytest.mark.slow
 def test_every_format_gives_the_numbers_of_the_keras_model(variant, size, tell_apart, tmp_path):
     pytest.importorskip("tf2onnx")
     photos = real_photos(size, 24)
-    model = tell_apart(ke.EfficientNet(variant, classes=10, input_shape=(size, size, 3)), photos)
+    model = ke.EfficientNet(variant, classes=10, input_shape=(size, size, 3))
+    # Random weights in a network as deep as B4 magnify the last digit of float32: two calls of
+    # Keras, eager and as a graph, then differ by 7e-5 of the outputs' range.
+    tell_apart(model, photos, random=variant != "B4")
     scores = model.predict(photos, verbose=0)
     assert len(set(scores.argmax(1))) >= 5
     images = deploy.Calibration(photos[:8], photos)
