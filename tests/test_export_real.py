@@ -44,8 +44,9 @@ def test_every_format_gives_the_numbers_of_the_keras_model(variant, size, tell_a
     for name in FLOAT32:
         assert share[name] < 1e-4, name
         assert report["agreement"][name] == 1, name
-    assert share["tflite_float16"] < 0.05
-    assert report["agreement"]["tflite_float16"] >= 0.9
+    if variant != "B4":  # whose initial weights give features that hardly differ
+        assert share["tflite_float16"] < 0.05
+        assert report["agreement"]["tflite_float16"] >= 0.9
     assert report["agreement"]["tflite_int16x8"] >= report["agreement"]["tflite_int8"]
     for name, operators in report["operators"].items():
         assert operators["CONV_2D"] > 10, name
@@ -80,9 +81,10 @@ def test_mediapipe_classifies_photos_as_the_keras_model_does(flowers, tmp_path):
     from mediapipe.tasks.python import BaseOptions, vision
 
     network, data = flowers
-    report = ke.export(network, tmp_path, "tflite", ("float32", "int8"), data)
+    report = ke.export(network, tmp_path, "tflite", ("float32", "float16", "int8"), data)
     assert report["source_accuracy"] > 0.8
     assert report["agreement"]["tflite_float32"] == 1
+    assert report["agreement"]["tflite_float16"] >= 0.99
     photos, _ = evaluation_arrays(data.test, 224, data.crop_fraction, 200)
     expected = network.scores(photos).argmax(1)
     for name in ("float32", "int8"):
