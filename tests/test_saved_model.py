@@ -168,7 +168,9 @@ def test_features_are_served_and_preprocessing_outside_concerns_floats_only(
     tolerance = 1e-4 * np.ptp(expected)
     served = loaded.serve(tf.constant(photos))["features"]
     np.testing.assert_allclose(served, expected, atol=tolerance)
-    floats = deploy.read_info(tmp_path / "served").network_input(photos)
+    info = deploy.read_info(tmp_path / "served")
+    assert info
+    floats = info.network_input(photos)
     served = loaded.signatures["serving_default"](images=tf.constant(floats))["features"]
     np.testing.assert_allclose(served, expected, atol=tolerance)
     (served,) = loaded.serve_encoded(tf.constant([uploads["png"]])).values()

@@ -221,7 +221,7 @@ def _from_saved_model(path: Path, info: Info, known: ModelInfo | None) -> Networ
     _check_images(name, given)
     known, fields = _parts(info, known)
     if known is None:
-        size = _size(name, given[0], fields)
+        size = _size(name, next(iter(given)), fields)
         known = ModelInfo("unknown", (), size, PHOTO_CROP_FRACTION, (0.0,), (1.0,))
     found = known.replaced(fields)
     shape = _fixed_shape(name, given, found.image_size)
