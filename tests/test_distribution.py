@@ -309,8 +309,10 @@ def test_the_command_over_two_processes_survives_the_loss_of_one(photos, tmp_pat
         "history.csv",
         "labels.txt",
         "model.keras",
+        "model_card.md",
         "model_float32.tflite",
         "model_int8.tflite",
+        "report.html",
         "report.json",
         "saved_model",
     ]

@@ -28,7 +28,10 @@ pytestmark = pytest.mark.slow
 def test_every_format_gives_the_numbers_of_the_keras_model(variant, size, tell_apart, tmp_path):
     pytest.importorskip("tf2onnx")
     photos = real_photos(size, 24)
-    model = tell_apart(ke.EfficientNet(variant, classes=10, input_shape=(size, size, 3)), photos)
+    model = ke.EfficientNet(variant, classes=10, input_shape=(size, size, 3))
+    # Random weights in a network as deep as B4 magnify the last digit of float32: two calls of
+    # Keras, eager and as a graph, then differ by 7e-5 of the outputs' range.
+    tell_apart(model, photos, random=variant != "B4")
     scores = model.predict(photos, verbose=0)
     assert len(set(scores.argmax(1))) >= 5
     images = deploy.Calibration(photos[:8], photos)
@@ -40,13 +43,12 @@ def test_every_format_gives_the_numbers_of_the_keras_model(variant, size, tell_a
         name: difference / np.ptp(scores)
         for name, difference in report["max_abs_difference"].items()
     }
-    # Random weights in a network as deep as B4 magnify the last digit of float32.
-    tolerance = 1e-3 if variant == "B4" else 1e-4
     for name in FLOAT32:
-        assert share[name] < tolerance, name
+        assert share[name] < 1e-4, name
         assert report["agreement"][name] == 1, name
-    assert share["tflite_float16"] < 0.05
-    assert report["agreement"]["tflite_float16"] >= 0.9
+    if variant != "B4":  # whose initial weights give features that hardly differ
+        assert share["tflite_float16"] < 0.05
+        assert report["agreement"]["tflite_float16"] >= 0.9
     for name, operators in report["operators"].items():
         assert operators["CONV_2D"] > 10, name
 
@@ -80,9 +82,10 @@ def test_mediapipe_classifies_photos_as_the_keras_model_does(flowers, tmp_path):
     from mediapipe.tasks.python import BaseOptions, vision
 
     network, data = flowers
-    report = ke.export(network, tmp_path, "tflite", ("float32", "int8"), data)
+    report = ke.export(network, tmp_path, "tflite", ("float32", "float16", "int8"), data)
     assert report["source_accuracy"] > 0.8
     assert report["agreement"]["tflite_float32"] == 1
+    assert report["agreement"]["tflite_float16"] >= 0.99
     photos, _ = evaluation_arrays(data.test, 224, data.crop_fraction, 200)
     expected = network.scores(photos).argmax(1)
     for name in ("float32", "int8"):
