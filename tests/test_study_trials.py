@@ -230,7 +230,9 @@ def test_the_commands_train_and_print(capsys, canned, tmp_path):
     canned({**every, "se": [0.4, 0.4]})
     results, table = tmp_path / "results.csv", tmp_path / "rows.csv"
     small = ("--small", "--output", results)
-    document = json.loads(run_scale(capsys, "compare", *small, "--json", "--csv", table))
+    drawn = ("--plot", tmp_path / "scaling.svg")
+    document = json.loads(run_scale(capsys, "compare", *small, "--json", "--csv", table, *drawn))
+    assert "compound" in (tmp_path / "scaling.svg").read_text(encoding="utf-8")
     assert [row["accuracies"] for row in document["rows"]] == [[0.5, 0.7]] * 5
     assert document["base"] == "tiny"
     with table.open(newline="", encoding="utf-8") as file:
@@ -264,7 +266,22 @@ def test_a_search_ends_with_what_to_do_next(capsys, canned, tmp_path):
     rows = study.search_candidates("tiny", study.Constraint(step=0.5), 10)
     names = ["{alpha:g}, {beta:g}, {gamma:g}".format(**row) for row in rows]
     canned({name: [0.1 + 0.1 * index, 0.2] for index, name in enumerate(names)})
-    options = ("--small", "--step", 0.5, "--output", tmp_path / "r.csv")
+    picture = tmp_path / "ranking.svg"
+    options = ("--small", "--step", 0.5, "--output", tmp_path / "r.csv", "--plot", picture)
     text = run_scale(capsys, "search", *options)
     best = rows[-1]
     assert f"scale phi 2 --alpha {best['alpha']:g} --beta {best['beta']:g}" in text
+    assert "growth of width" in picture.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--plot", "p.svg"], "--plot draws accuracies, and needs --data or --small"),
+        (["--small", "--plot", "p.gif"], r"--plot 'p.gif' must end in .svg, .png, .pdf"),
+    ],
+)
+@pytest.mark.parametrize("command", ["compare", "search"])
+def test_a_picture_is_refused_before_the_training(command, arguments, complaint):
+    with pytest.raises(Exception, match=complaint):
+        group.main(["scale", command, *arguments], standalone_mode=False)

@@ -33,6 +33,28 @@ def plot() -> None:
     """
 
 
+def check_suffix(option: str, path: Path) -> None:
+    """Refuses a file that no picture can be written to.
+
+    Raises:
+        InputError: if its name does not end as a picture's.
+    """
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"{option} {str(path)!r} must end in {', '.join(SUFFIXES)}.")
+
+
+def write_picture(path: Path, draw: Callable, mode: str = "light") -> None:
+    """Draws for light or dark pages, and writes what its suffix says."""
+    from keras_efficientnet import plots
+
+    with plots.theme(mode):
+        figure = draw()
+    if path.suffix == ".svg":
+        path.write_text(plots.to_svg(figure), encoding="utf-8")
+    else:
+        figure.savefig(path, dpi=150)
+
+
 def picture(command: Callable) -> Callable:
     """Makes a command of `plot`, from a function that returns rows and draws them when called.
 
@@ -51,19 +73,12 @@ def picture(command: Callable) -> Callable:
     @wraps(command)
     def draw(output, dark, overwrite, as_json, **options):
         output = output or Path(f"{command.__name__.rstrip('_')}.svg")
-        if output.suffix not in SUFFIXES:
-            raise InputError(f"--output {str(output)!r} must end in {', '.join(SUFFIXES)}.")
-        from keras_efficientnet import plots
+        check_suffix("--output", output)
         from keras_efficientnet.files import written_whole
 
         with written_whole(output, overwrite) as path:
             rows, function = command(**options)
-            with plots.theme("dark" if dark else "light"):
-                figure = function()
-            if output.suffix == ".svg":
-                path.write_text(plots.to_svg(figure), encoding="utf-8")
-            else:
-                figure.savefig(path, dpi=150)
+            write_picture(path, function, "dark" if dark else "light")
         if as_json:
             print_json({"output": str(output), "rows": rows})
         else:

@@ -21,6 +21,7 @@ from keras_efficientnet.cli.common import (
     print_table,
     setting,
 )
+from keras_efficientnet.cli.plot import SUFFIXES, check_suffix, write_picture
 
 # What --small stands for: minutes on two cores. The recipe takes few, large steps.
 SMALL_BASE = "tiny"
@@ -46,6 +47,12 @@ base_option = click.option(
 )
 csv_option = click.option(
     "--csv", "csv_file", type=click.Path(path_type=Path), help="Write the rows to this file too."
+)
+plot_option = click.option(
+    "--plot",
+    "picture",
+    type=click.Path(path_type=Path),
+    help=f"Draw the accuracies to this file too: {', '.join(SUFFIXES)}.",
 )
 
 
@@ -232,8 +239,9 @@ def phi(phi, alpha, beta, gamma, base, as_json):
 @growth_options
 @plan_options
 @csv_option
+@plot_option
 @json_option
-def compare(base, ratio, paper, alpha, beta, gamma, make_plan, csv_file, as_json):
+def compare(base, ratio, paper, alpha, beta, gamma, make_plan, csv_file, picture, as_json):
     r"""Compare single-dimension and compound scaling at equal multiply-adds.
 
     Finds the networks that cost the same by depth, width, resolution and all three, and with
@@ -243,10 +251,11 @@ def compare(base, ratio, paper, alpha, beta, gamma, make_plan, csv_file, as_json
     Examples:
       keras-efficientnet scale compare --base B0 --paper
       keras-efficientnet scale compare --small
-      keras-efficientnet scale compare --base tiny --data folder:cifar10 --epochs 20
+      keras-efficientnet scale compare --base tiny --data folder:cifar10 --plot scaling.svg
     """
     from keras_efficientnet.study import comparison
 
+    _check_picture(picture, make_plan)
     plan = make_plan() if make_plan else None
     classes = plan.classes if plan else 1000
     if paper:
@@ -259,6 +268,7 @@ def compare(base, ratio, paper, alpha, beta, gamma, make_plan, csv_file, as_json
     else:
         document = {"rows": comparison.comparison_rows(found, classes)}
     rows = document["rows"]
+    _draw(picture, "scaling_comparison", rows)
     if _written({"base": found["base"].name, **document}, csv_file, as_json, rows):
         return
     shown = narrow_table(
@@ -308,8 +318,9 @@ def compare(base, ratio, paper, alpha, beta, gamma, make_plan, csv_file, as_json
 )
 @plan_options
 @csv_option
+@plot_option
 @json_option
-def search(base, step, ratio, tolerance, budget, make_plan, csv_file, as_json):
+def search(base, step, ratio, tolerance, budget, make_plan, csv_file, picture, as_json):
     r"""Search alpha, beta and gamma on a grid, under a constraint on cost.
 
     Lists the candidates, scaled at phi = 1, and with --data trains and ranks them.
@@ -317,11 +328,12 @@ def search(base, step, ratio, tolerance, budget, make_plan, csv_file, as_json):
     \b
     Examples:
       keras-efficientnet scale search
-      keras-efficientnet scale search --small --csv ranking.csv
+      keras-efficientnet scale search --small --csv ranking.csv --plot ranking.svg
       keras-efficientnet scale search --base tiny --data folder:cifar10 --budget latency
     """
     from keras_efficientnet.study import search as study
 
+    _check_picture(picture, make_plan)
     constraint = study.Constraint(budget, ratio, tolerance, step)
     plan = make_plan() if make_plan else None
     if budget == "latency":
@@ -329,6 +341,7 @@ def search(base, step, ratio, tolerance, budget, make_plan, csv_file, as_json):
     rows = study.search_candidates(base, constraint, plan.classes if plan else 1000)
     if plan:
         rows = study.search_coefficients(base, rows, plan)
+    _draw(picture, "search_results", rows)
     if _written({"base": base, "budget": budget, "rows": rows}, csv_file, as_json, rows):
         return
     shown = narrow_table(
@@ -420,6 +433,24 @@ def _print_plan(plan) -> None:
         f"Accuracy ± standard deviation over the seeds, differences ± standard error of the "
         f"mean, seed by seed. Results in {plan.results}."
     )
+
+
+def _check_picture(picture: Path | None, make_plan: Callable | None) -> None:
+    """Refuses, before anything is trained, a picture that could not be drawn after it."""
+    if picture:
+        check_suffix("--plot", picture)
+        if make_plan is None:
+            raise click.UsageError("--plot draws accuracies, and needs --data or --small.")
+
+
+def _draw(picture: Path | None, function: str, rows: list[dict]) -> None:
+    """Draws rows by a function of `plots`, if a picture is asked for."""
+    if picture:
+        from keras_efficientnet import plots
+        from keras_efficientnet.files import written_whole
+
+        with written_whole(picture, overwrite=True) as path:
+            write_picture(path, lambda: getattr(plots, function)(rows))
 
 
 def _written(document: Any, csv_file: Path | None, as_json: bool, rows: list[dict]) -> bool:
