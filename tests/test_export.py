@@ -41,6 +41,23 @@ def labelled(photos, labels, names=NAMES, skipped=()):
     )
 
 
+def test_a_model_without_class_names_takes_those_of_the_data(network, photos, tmp_path):
+    data = labelled(photos, [0] * len(photos), ("a", "b", "c"))
+
+    def described(name, model, info=None, data=data):
+        ke.export(model, tmp_path / name, calibration=data, info=info)
+        found = deploy.read_info(tmp_path / name / "model_float32.tflite")
+        return found.class_names, found.crop_fraction
+
+    assert described("bare", network.model) == (("a", "b", "c"), 1.0)
+    assert described("named", network) == (NAMES, 0.875)
+    named = {"class_names": NAMES}
+    assert described("told", network.model, named) == (NAMES, 1.0)
+    assert described("cropped", network.model, {"crop_fraction": 0.5}) == (("a", "b", "c"), 0.5)
+    of_others = labelled(photos, [0] * len(photos), ("a", "b"))
+    assert described("others", network.model, data=of_others) == ((), 0.875)
+
+
 def test_every_file_is_checked_and_put_in_place(network, photos, tmp_path):
     pytest.importorskip("tf2onnx")
     # As evaluation prepares them, so that the model's own answers are the right ones.

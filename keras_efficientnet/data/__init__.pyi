@@ -1,4 +1,5 @@
 from . import augment as augment
+from .dataset import ArrayExamples as ArrayExamples
 from .dataset import DataSet as DataSet
 from .pipeline import Augmentation as Augmentation
 from .pipeline import augmented as augmented

@@ -103,9 +103,10 @@ def export(
         formats: one or several of `"keras"`, `"saved_model"`, `"tflite"` and `"onnx"`.
         quantize: number formats of the .tflite files, see `export_tflite`.
         calibration: a data set, a function that opens one, or its name: its training images
-            calibrate int8 and int16x8, and its held-out ones compare the files. Or prepared
-            images `[count, size, size, channels]` in 0-255, of which a fifth is held out.
-            Without it, random pixels compare the files.
+            calibrate int8 and int16x8, and its held-out ones compare the files. A classifier
+            of as many classes that has no class names takes the data's, and its crop. Or
+            prepared images `[count, size, size, channels]` in 0-255, of which a fifth is held
+            out. Without it, random pixels compare the files.
         info: a description of the model, with its class names, or single fields of one, as in
             `{"class_names": names}`. What it leaves open is taken from the file or the model.
         dynamic_batch: let .tflite and .onnx files take any number of images, not one.
@@ -144,6 +145,12 @@ def export(
     if int8.qat_epochs and network.model is None:
         raise InputError("A SavedModel cannot be fine-tuned; export the .keras file instead.")
     limit = QAT_IMAGES if int8.qat_epochs else CALIBRATION_IMAGES
+    if isinstance(calibration, str):
+        calibration = sources.load(calibration)
+    elif callable(calibration):
+        calibration = calibration()
+    if isinstance(calibration, DataSet):
+        network = _named(network, calibration, info)
     images, notes = _images(calibration, network, bool(calibrated), limit)
     for warning in notes["warnings"]:
         print(f"Warning: {warning}", file=sys.stderr)
@@ -198,15 +205,21 @@ def _check_request(
             )
 
 
+def _named(network: Network, data: DataSet, info: Info) -> Network:
+    """Gives a classifier without class names those of the data, and the crop they go with."""
+    told = {} if info is None else info if isinstance(info, Mapping) else vars(info)
+    known = network.info.class_names and "class_names" not in told
+    if known or network.output_shape != (len(data.class_names),):
+        return network
+    fields = {"class_names": data.class_names, "crop_fraction": data.crop_fraction}
+    return open_network(network, {**fields, **told})
+
+
 def _images(
     calibration: Any, network: Network, must_calibrate: bool, limit: int = CALIBRATION_IMAGES
 ) -> tuple[Calibration, dict[str, Any]]:
     """Returns prepared images, and what a report says of them."""
     notes: dict[str, Any] = {"compared_on": "held-out images", "skipped": [], "warnings": []}
-    if isinstance(calibration, str):
-        calibration = sources.load(calibration)
-    elif callable(calibration):
-        calibration = calibration()
     classes = None
     if calibration is None:
         shape = (RANDOM_IMAGES, *network.shape)
