@@ -39,6 +39,17 @@ tiny = dataclasses.replace(
 )
 """
 
+# The command line, where B0 is a network that JAX compiles in seconds.
+COMMAND = (
+    NETWORK
+    + """
+from keras_efficientnet import cli
+
+ke.spec.VARIANTS["B0"] = dataclasses.replace(tiny, name="B0")
+cli.main()
+"""
+)
+
 # Each device normalizes its own part of the batch, and draws its own dropout: with frozen batch
 # normalization and no dropout, two devices have to compute what one does.
 MIRRORED = (
@@ -269,9 +280,9 @@ def weights_of(model_file, folder):
 @pytest.mark.jax
 @pytest.mark.slow
 def test_the_command_over_two_processes_survives_the_loss_of_one(photos, tmp_path):
-    """B0 on two processes, one of them killed and both resumed, beside one process."""
-    command = ("-m", "keras_efficientnet.cli", "train", "--data", f"csv:{photos}")
-    command += ("--image-size", 48, "--batch-size", 10, "--epochs", 2, "--set", "ema_decay=0.9")
+    """Two processes, one of them killed and both resumed, beside one process."""
+    command = ("-c", COMMAND, "train", "--data", f"csv:{photos}", "--image-size", 48)
+    command += ("--batch-size", 10, "--epochs", 2, "--set", "ema_decay=0.9")
     command += ("--checkpoint-seconds", 0, "--json", "--resume", "--output", "flowers")
     folders = [tmp_path / name for name in ("alone", "first", "second")]
     for folder in folders:  # as on hosts that share no disk
