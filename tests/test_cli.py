@@ -22,9 +22,22 @@ from keras_efficientnet.training import fit, recipe, train
 COLOURS = {"blue": (0, 0, 255), "grün": (0, 255, 0), "red": (255, 0, 0)}
 
 
-def cli(*arguments, cwd=None, **environment):
+# The command line, where B0 has fewer channels and blocks and trains in seconds.
+SMALL_B0 = """
+import dataclasses
+import keras_efficientnet as ke
+from keras_efficientnet import cli
+
+b0 = ke.spec.VARIANTS["B0"]
+ke.spec.VARIANTS["B0"] = dataclasses.replace(b0, width=0.25, depth=0.3)
+cli.main()
+"""
+
+
+def cli(*arguments, cwd=None, code=None, **environment):
+    command = ("-c", code) if code else ("-m", "keras_efficientnet.cli")
     return subprocess.run(
-        [sys.executable, "-m", "keras_efficientnet.cli", *map(str, arguments)],
+        [sys.executable, *command, *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -240,13 +253,15 @@ def test_export_and_tables(trained, photos, tmp_path):
         assert f"| `{file}` |" in card
 
 
-def test_training_by_command_on_given_weights(trained, photos, tmp_path):
-    ke.EfficientNetB0(input_shape=(32, 32, 3), classes=3).save_weights(tmp_path / "b0.weights.h5")
+def test_training_by_command_on_given_weights(small, photos, tmp_path):
+    model = ke.EfficientNet(small, input_shape=(32, 32, 3), classes=3)
+    model.save_weights(tmp_path / "b0.weights.h5")
     report = answer(
         *("train", "--data", f"folder:{photos}", "--image-size", 32, "--epochs", 1),
         *("--batch-size", 24, "--learning-rate", 0.001, "--seed", 3),
         *("--weights", tmp_path / "b0.weights.h5", "--json"),
         cwd=tmp_path,
+        code=SMALL_B0,
     )
     assert report["output"] == os.path.join("saved_models", "colours-b0")
     assert json.loads((tmp_path / report["output"] / "report.json").read_text(encoding="utf-8"))
@@ -372,6 +387,7 @@ def test_single_values_of_a_recipe_can_be_set_and_data_be_prepared(photos, tmp_p
         *("--set", "ema_decay=0.5", "--set", "batch_norm_momentum=0.5", "--class-weights"),
         *("--accumulation", 2, "--tensorboard", "--json"),
         cwd=tmp_path,
+        code=SMALL_B0,
         TFDS_DATA_DIR=str(prepared),
     )
     assert run.returncode == 0, run.stderr
