@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import statistics
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,8 @@ from tqdm import tqdm
 
 from keras_efficientnet.deploy.benchmark import processor, ratios, running
 from keras_efficientnet.deploy.runtime import available_cores
+
+CLOCKS = {"wall": time.perf_counter, "CPU": time.process_time}
 
 # What importing torchvision asks for, where its compiled operators do not fit the PyTorch.
 _TORCHVISION_OPERATORS = (
@@ -65,21 +68,40 @@ def parse(parser: argparse.ArgumentParser, serve: Callable[[str, Any], None] | N
     return options
 
 
+def timed(step: Callable[[], Any], count: int) -> Callable[[], list[dict[str, float]]]:
+    """Returns what measures so many steps: the seconds of each, by the wall's clock and the CPU's.
+
+    The CPU's, of all threads, says what a step costs on a machine that is busy with other work.
+    """
+
+    def measure():
+        found = []
+        for _ in range(count):
+            starts = {name: clock() for name, clock in CLOCKS.items()}
+            step()
+            found.append({name: clock() - starts[name] for name, clock in CLOCKS.items()})
+        return found
+
+    return measure
+
+
 def take_turns(
-    commands: Mapping[str, list[str]], repeats: int, request: str = "step"
-) -> dict[str, tuple[Any, list[float]]]:
-    """Has processes measure in turns, so that what else runs weighs on all alike.
+    commands: Mapping[str, list[str]], repeats: int
+) -> dict[str, tuple[Any, dict[str, list[float]]]]:
+    """Has processes that answer "step" by `timed` take turns: what else runs weighs on all alike.
 
     Returns:
-        For each what it said when it had loaded, and the median of what it answered in
-        each turn.
+        For each what it said when it had loaded, and by each clock the median seconds of a
+        step in each turn.
     """
     with ExitStack() as stack:
         peers = {name: stack.enter_context(running(cmd)) for name, cmd in commands.items()}
-        turns: dict[str, list[float]] = {name: [] for name in peers}
+        turns = {name: {clock: [] for clock in CLOCKS} for name in peers}
         for _ in tqdm(range(repeats), "Measuring", unit="turn", leave=False, disable=None):
             for name, peer in peers.items():
-                turns[name].append(statistics.median(peer.ask(request)))
+                steps = peer.ask("step")
+                for clock, found in turns[name].items():
+                    found.append(statistics.median(step[clock] for step in steps))
         return {name: (peer.loaded, turns[name]) for name, peer in peers.items()}
 
 

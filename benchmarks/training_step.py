@@ -12,17 +12,18 @@ first. Linux only.
 """
 
 import argparse
-import time
 from collections.abc import Callable
 
 import numpy as np
 from peers import (
+    CLOCKS,
     keras_applications_network,
     parse,
     report,
     row,
     serving,
     take_turns,
+    timed,
     timm_network,
 )
 
@@ -49,24 +50,22 @@ def main():
     parser.add_argument("--rounds", type=int, default=3, help="of processes; default: %(default)s")
     options = parse(parser, serve)
     memory = {name: [] for name in STEPS}
-    seconds = {name: [] for name in STEPS}
+    seconds = {name: {clock: [] for clock in CLOCKS} for name in STEPS}
     for _ in range(options.rounds):
         commands = {name: serving(__file__, name, options) for name in STEPS}
         for name, (held, turns) in take_turns(commands, options.turns).items():
             memory[name].append(held)
-            seconds[name] += turns
+            for clock, found in turns.items():
+                seconds[name][clock] += found
     rows = [
-        *(row("images/s", peer, seconds[peer], seconds[OURS], aim) for peer, aim in SPEED.items()),
-        *(
-            row("peak memory", peer, memory[OURS], memory[peer], at_most=aim)
-            for peer, aim in MEMORY.items()
-        ),
+        row(f"images/s of {clock} time", peer, seconds[peer][clock], seconds[OURS][clock], aim)
+        for clock in CLOCKS
+        for peer, aim in SPEED.items()
+    ] + [
+        row("peak memory", peer, memory[OURS], memory[peer], at_most=aim)
+        for peer, aim in MEMORY.items()
     ]
-    rates = {
-        name: round(options.batch_size / float(np.median(turns)), 2)
-        for name, turns in seconds.items()
-    }
-    report(options, PACKAGES, rows, images_per_second=rates, memory_bytes=memory)
+    report(options, PACKAGES, rows, seconds=seconds, memory_bytes=memory)
 
 
 def serve(name: str, options: argparse.Namespace) -> None:
@@ -79,14 +78,7 @@ def serve(name: str, options: argparse.Namespace) -> None:
         step()
         if not np.isfinite(step()):
             raise ValueError(f"{name} has no finite loss")
-        held = peak_memory() - before
-
-        def seconds():
-            start = time.perf_counter()
-            step()
-            return time.perf_counter() - start
-
-        return held, {"step": lambda: [seconds() for _ in range(STEPS_A_TURN)]}
+        return peak_memory() - before, {"step": timed(step, STEPS_A_TURN)}
 
     answer(load)
 

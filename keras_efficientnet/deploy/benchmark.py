@@ -82,7 +82,7 @@ def benchmark(
         first = next(peer for peer in results if peer["threads"] == result["threads"])
         result["speedup"] = ratios(first["turns_ms"], result["turns_ms"])
     for result in results:
-        del result["turns_ms"]
+        del result["turns_ms"], result["turns_images_per_second"]
     return {
         "machine": {"processor": processor(), "cores": runtime.available_cores()},
         "repeats": repeats,
@@ -100,7 +100,8 @@ def take_turns(commands: Mapping[Any, list[str]], repeats: int) -> dict[Any, dic
 
     Returns:
         For each key `load_seconds`, `latency_ms`, `images_per_second` and `peak_memory` as
-        `benchmark` gives them, and `turns_ms`, the median latency of each turn.
+        `benchmark` gives them, and of each turn `turns_ms`, the median latency, and
+        `turns_images_per_second`, where the batch was timed.
 
     Raises:
         InputError: if a program cannot load its model.
@@ -122,6 +123,7 @@ def take_turns(commands: Mapping[Any, list[str]], repeats: int) -> dict[Any, dic
                 "images_per_second": round(statistics.median(rates[key]), 2),
                 "peak_memory": peer.ask("memory"),
                 "turns_ms": [1000 * statistics.median(turn) for turn in latencies[key]],
+                "turns_images_per_second": rates[key],
             }
             for key, peer in peers.items()
         }
