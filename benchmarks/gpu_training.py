@@ -8,7 +8,8 @@ without, by `train_on_batch` under the policy mixed_bfloat16, and timm's channel
 under autocast, compiled. The batch is 128 and then the largest power of two that
 fits. The share of the card's peak counts two operations for a multiply-add and three passes
 for a step. The input pipeline is measured on JPEG files with the paper's augmentation, with
-how many times this machine's cores would feed the card. `--device cpu` tries the script.
+how many times this machine's cores would feed the card. `--device cpu` tries the script without
+one, where XLA would take minutes: name the other `--networks`.
 """
 
 import argparse
@@ -49,6 +50,7 @@ def main():
     parser.add_argument("--steps", type=int, default=20, help="of a turn; default: %(default)s")
     parser.add_argument("--turns", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--images", help="folder of JPEG files for the pipeline")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
     options = parse(parser, serve)
     with tempfile.TemporaryDirectory() as folder:
@@ -61,7 +63,7 @@ def measure_all(options: Any) -> tuple[list[dict], list[dict]]:
     rows, figures = [], []
     for variant in options.variants:
         size = options.image_size or ke.spec.VARIANTS[variant].resolution
-        rates = {name: measure(name, options, variant, size) for name in NETWORKS}
+        rates = {name: measure(name, options, variant, size) for name in options.networks}
         feed = max(turns(PIPELINE, options, variant, size, options.batch_size) or [0.0])
         figures.append(summary(variant, size, rates, feed))
         rows += compare(variant, rates)

@@ -121,6 +121,7 @@ def seconds_of_epochs(options: argparse.Namespace) -> list[float]:
             epochs=options.epochs,
             steps_per_epoch=options.steps,
             verbose=0,
+            shuffle=False,
             callbacks=[clock],
         )
     return clock.seconds[1:]

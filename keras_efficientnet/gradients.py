@@ -33,12 +33,13 @@ def applies_to(images: Any) -> bool:
         not tf.executing_eagerly()
         and len(images.shape) == 4
         and images.dtype == tf.float32
-        and _on_a_cpu()
+        and on_a_cpu()
     )
 
 
 @functools.cache
-def _on_a_cpu() -> bool:
+def on_a_cpu() -> bool:
+    """Whether TensorFlow runs where these ways were measured."""
     devices = tf.config.list_physical_devices()
     return sys.platform == "linux" and {device.device_type for device in devices} == {"CPU"}
 

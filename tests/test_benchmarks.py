@@ -96,3 +96,18 @@ def test_processes(run):
     report, _ = run("processes", *small)
     assert names(report) == [("speed of two processes", "one")]
     assert len(report["seconds_an_epoch"]["two processes"]) == 1
+
+
+@pytest.mark.slow
+def test_gpu_training_without_a_gpu(run):
+    report, printed = run(
+        "gpu_training",
+        *("--device", "cpu", "--variants", "B0", "--networks", "keras_efficientnet"),
+        *("--image-size", 32, "--batch-size", 2, "--max-batch", 2, "--steps", 1, "--turns", 1),
+    )
+    (variant,) = report["variants"]
+    network = variant["networks"]["keras_efficientnet"]
+    assert network["largest_batch"] == 2
+    assert network["images_per_second"]["2"] > 0
+    assert variant["pipeline_images_per_second"] > 0
+    assert "B0, keras_efficientnet, batch 2:" in printed

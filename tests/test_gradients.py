@@ -8,7 +8,7 @@ import tensorflow as tf
 import keras_efficientnet as ke
 from keras_efficientnet import gradients, layers
 
-pytestmark = pytest.mark.skipif(not gradients._on_a_cpu(), reason="they are for CPUs on Linux")
+pytestmark = pytest.mark.skipif(not gradients.on_a_cpu(), reason="they are for CPUs on Linux")
 
 SHAPE = (3, 7, 6, 8)
 
@@ -26,7 +26,7 @@ def images(shape=SHAPE):
     return tf.constant(np.random.default_rng(2).normal(0.5, 2, shape), tf.float32)
 
 
-def step(call, layers_used, x, monkeypatch=None):
+def step(call, layers_used, x, monkeypatch=None, jit_compile=False):
     """Values, and gradients for the images and all weights, in a graph of a training step.
 
     With `monkeypatch`, by the plain operations.
@@ -34,7 +34,7 @@ def step(call, layers_used, x, monkeypatch=None):
     target = tf.constant(np.random.default_rng(3).normal(size=call(x).shape), tf.float32)
     variables = [weight.value for layer in layers_used for weight in layer.trainable_weights]
 
-    @tf.function(autograph=False)
+    @tf.function(autograph=False, jit_compile=jit_compile)
     def run(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
@@ -51,9 +51,9 @@ def step(call, layers_used, x, monkeypatch=None):
     return [y, *found], kinds
 
 
-def assert_equal_steps(call, layers_used, x, monkeypatch):
-    """Both ways give the same, and return the kinds of operations of each."""
-    ours, fast = step(call, layers_used, x)
+def assert_equal_steps(call, layers_used, x, monkeypatch, jit_compile=False):
+    """Both ways give the same; returns the kinds of operations of each."""
+    ours, fast = step(call, layers_used, x, jit_compile=jit_compile)
     expected, plain = step(call, layers_used, x, monkeypatch)
     for one, other in zip(ours, expected, strict=True):
         assert one.shape == other.shape
@@ -84,6 +84,16 @@ def test_swish_behind_batch_normalization(shape, monkeypatch):
 
     fast, _ = assert_equal_steps(call, [norm], images(shape), monkeypatch)
     assert compiles(fast)
+
+
+def test_a_step_that_is_compiled_as_a_whole(monkeypatch):
+    norm, swish = built(layers.BatchNormalization()), layers.Swish()
+    excite = built(layers.SqueezeExcite(2))
+
+    def call(x):
+        return excite(swish(norm(x, training=True), training=True), training=True)
+
+    assert_equal_steps(call, [norm, excite], images(), monkeypatch, jit_compile=True)
 
 
 def test_the_gradient_of_swish_does_not_keep_the_normalized_values():
