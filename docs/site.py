@@ -8,7 +8,7 @@ from mkdocs.structure.files import File, Files
 
 PACKAGE = "keras_efficientnet"
 # Reached by commands, or of no use by themselves.
-NOT_LISTED = {"cli", "files", "quiet", "canvas"}
+NOT_LISTED = {"cli", "files", "gradients", "quiet", "canvas"}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

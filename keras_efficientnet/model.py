@@ -180,11 +180,11 @@ def _conv(
         x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{prefix}pad")(x)
         options["padding"] = "valid"
     if filters is None:
-        x = keras.layers.DepthwiseConv2D(
+        x = layers.DepthwiseConv2D(
             **options, depthwise_initializer=_CONV_INITIALIZER, name=f"{prefix}dwconv"
         )(x)
     else:
-        x = keras.layers.Conv2D(
+        x = layers.Conv2D(
             filters, **options, kernel_initializer=_CONV_INITIALIZER, name=f"{prefix}conv"
         )(x)
     x = layers.BatchNormalization(

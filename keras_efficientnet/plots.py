@@ -35,6 +35,7 @@ __all__ = [
     "augmentation_samples",
     "confusion_matrix",
     "cost_against_accuracy",
+    "cost_growth",
     "grad_cam",
     "learning_curves",
     "learning_rate_schedule",
@@ -161,6 +162,44 @@ def scaling_curves(rows: Sequence[Row]) -> Picture:
     if points:
         phis, values = _numbers(points, "phi"), _numbers(points, "multiply_adds") / 1e9
         name_points(figure, right, phis, values, names)
+    return figure
+
+
+@drawn
+def cost_growth(rows: Sequence[Row]) -> Picture:
+    """Draws how measured time and memory grow beside what the closed form predicts.
+
+    Args:
+        rows: measurements in order, with `along`, what grows, a panel for each; `at`, a number
+            or a name; and `time`, `memory`, `predicted_time` and `predicted_memory` in any
+            units: each is drawn as a multiple of its panel's first.
+    """
+    panels = _groups(rows, "along")
+    figure, all_axes = axes_of(3.4 * len(panels), 3.4, columns=len(panels))
+    for axes, (along, members) in zip(np.atleast_1d(all_axes), panels.items(), strict=True):
+        chosen = [rows[member] for member in members]
+        named = any(isinstance(row["at"], str) for row in chosen)
+        places = np.arange(len(chosen)) if named else _numbers(chosen, "at")
+        for index, name in enumerate(("time", "memory")):
+            for column, line in ((name, "-"), (f"predicted_{name}", "--")):
+                values = _numbers(chosen, column)
+                axes.plot(
+                    places,
+                    values / values[0],
+                    color=colours().series[index],
+                    linestyle=line,
+                    marker=MARKERS[index] if line == "-" else None,
+                    label=f"{name}, {'measured' if line == '-' else 'predicted'}",
+                )
+        if named:
+            axes.set_xticks(places, [str(row["at"]) for row in chosen])
+        else:
+            log_axis(axes, "x")
+            axes.set_xticks(places, [f"{place:g}" for place in places])
+        log_axis(axes, "y")
+        axes.set_xlabel(along)
+        axes.set_ylabel(f"times that of {chosen[0]['at']}")
+    np.atleast_1d(all_axes)[0].legend(loc="upper left")
     return figure
 
 

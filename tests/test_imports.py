@@ -21,7 +21,8 @@ STDLIB_ONLY = {
     "cost": {"scaling", "spec", "errors"},
 }
 GRAPH = {
-    "layers": {"errors"},
+    "gradients": set(),
+    "layers": {"errors", "gradients"},
     "model": {"layers", "scaling", "spec", "errors"},
     "weights": {"model", "layers", "scaling", "spec", "errors", "files"},
     "variants": {"model", "layers", "scaling", "spec", "errors", "weights"},

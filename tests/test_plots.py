@@ -128,11 +128,24 @@ COMPARISON = [
         ("compound", 1.8e9, 0.811, 0.001),
     )
 ]
+GROWTH = [
+    {
+        "along": along,
+        "at": at,
+        "time": 0.5 * cost,
+        "memory": 3.0 * cost**0.5,
+        "predicted_time": 7 * cost,
+        "predicted_memory": 2.0 * cost,
+    }
+    for along, points in (("image size", (32, 64)), ("variant", ("B0", "B7")))
+    for at, cost in zip(points, (2.0, 8.0), strict=True)
+]
 PHOTO = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 HEATMAP = np.linspace(0, 1, 32 * 32, dtype=np.float32).reshape(32, 32)
 EVERY = {
     "size_against_accuracy": lambda: plots.size_against_accuracy(study.published_networks()),
     "cost_against_accuracy": lambda: plots.cost_against_accuracy(study.published_networks()),
+    "cost_growth": lambda: plots.cost_growth(GROWTH),
     "scaling_curves": lambda: plots.scaling_curves(study.compound_scales([0, 1, 2])),
     "scaling_comparison": lambda: plots.scaling_comparison(COMPARISON),
     "search_results": lambda: plots.search_results(SEARCH),
@@ -256,6 +269,22 @@ def test_scales_are_those_of_the_paper():
     assert points[4]["phi"] == pytest.approx(3.73, abs=0.01)
     assert (points[4]["depth"], points[4]["width"]) == (1.8, 1.4)
     assert points[4]["resolution"] == pytest.approx(380 / 224)
+
+
+def test_growth_is_drawn_over_the_first_point():
+    figure = plots.cost_growth(GROWTH)
+    sizes, variants = figure.axes
+    for axes in (sizes, variants):
+        lines = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
+        assert lines == {
+            "time, measured": [1, 4],
+            "time, predicted": [1, 4],
+            "memory, measured": [1, 2],
+            "memory, predicted": [1, 4],
+        }
+    assert sizes.lines[0].get_xdata().tolist() == [32, 64]
+    assert [label.get_text() for label in variants.get_xticklabels()] == ["B0", "B7"]
+    assert (sizes.get_xlabel(), sizes.get_ylabel()) == ("image size", "times that of 32")
 
 
 def test_scaling_lines_begin_at_the_base_network():

@@ -82,7 +82,7 @@ def benchmark(
         first = next(peer for peer in results if peer["threads"] == result["threads"])
         result["speedup"] = ratios(first["turns_ms"], result["turns_ms"])
     for result in results:
-        del result["turns_ms"]
+        del result["turns_ms"], result["turns_images_per_second"]
     return {
         "machine": {"processor": processor(), "cores": runtime.available_cores()},
         "repeats": repeats,
@@ -100,14 +100,15 @@ def take_turns(commands: Mapping[Any, list[str]], repeats: int) -> dict[Any, dic
 
     Returns:
         For each key `load_seconds`, `latency_ms`, `images_per_second` and `peak_memory` as
-        `benchmark` gives them, and `turns_ms`, the median latency of each turn.
+        `benchmark` gives them, and of each turn `turns_ms`, the median latency, and
+        `turns_images_per_second`, where the batch was timed.
 
     Raises:
         InputError: if a program cannot load its model.
     """
     with ExitStack() as stack:
         # One after the other, so that none loads while another is measured.
-        peers = {key: stack.enter_context(_running(command)) for key, command in commands.items()}
+        peers = {key: stack.enter_context(running(command)) for key, command in commands.items()}
         latencies: dict[Any, list[list[float]]] = {key: [] for key in peers}
         rates: dict[Any, list[float]] = {key: [] for key in peers}
         for turn in tqdm(range(repeats), desc="Measuring", unit="turn", leave=False):
@@ -117,11 +118,12 @@ def take_turns(commands: Mapping[Any, list[str]], repeats: int) -> dict[Any, dic
                     rates[key] += peer.ask("batch")
         return {
             key: {
-                "load_seconds": peer.load_seconds,
+                "load_seconds": peer.loaded,
                 "latency_ms": _percentiles(np.concatenate(latencies[key])),
                 "images_per_second": round(statistics.median(rates[key]), 2),
                 "peak_memory": peer.ask("memory"),
                 "turns_ms": [1000 * statistics.median(turn) for turn in latencies[key]],
+                "turns_images_per_second": rates[key],
             }
             for key, peer in peers.items()
         }
@@ -156,7 +158,12 @@ def _percentiles(seconds: np.ndarray) -> dict[str, float]:
 
 
 @contextmanager
-def _running(command: list[str]) -> Iterator["_Peer"]:
+def running(command: list[str]) -> Iterator["Peer"]:
+    """Runs a program that answers requests with `answer`, until the end of the block.
+
+    Raises:
+        InputError: if the program cannot load what it is to measure.
+    """
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -167,19 +174,24 @@ def _running(command: list[str]) -> Iterator["_Peer"]:
     )
     with process:
         try:
-            yield _Peer(process)
+            yield Peer(process)
         finally:
             process.kill()
 
 
-class _Peer:
-    """A process that serves a model and waits for its turn."""
+class Peer:
+    """A process that has loaded what it measures and waits for its turn."""
 
     def __init__(self, process: subprocess.Popen):
         self.process = process
-        self.load_seconds = self._answer()
+        self.loaded = self._answer()
 
     def ask(self, request: str) -> Any:
+        """Returns what the process answers to a request.
+
+        Raises:
+            InputError: if the process has ended.
+        """
         assert self.process.stdin
         print(request, file=self.process.stdin, flush=True)
         return self._answer()
@@ -202,41 +214,58 @@ def serve(load: Callable[[], tuple[Callable[[np.ndarray], Any], int]], batch: in
         load: returns a function of prepared images `[count, size, size, 3]`, and the size.
         batch: images of the throughput measure.
     """
+
+    def measures():
+        start = time.perf_counter()
+        run, size = load()
+        pixels = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
+        run(pixels[:1])
+        load_seconds = round(time.perf_counter() - start, 3)
+        run(pixels)  # whatever is set up for a first batch
+
+        def seconds(images):
+            start = time.perf_counter()
+            run(images)
+            return time.perf_counter() - start
+
+        def single():
+            run(pixels[:1])
+            return [seconds(pixels[:1]) for _ in range(IMAGES_A_TURN)]
+
+        return load_seconds, {
+            "single": single,
+            "batch": lambda: [batch / seconds(pixels)],
+            "memory": peak_memory,
+        }
+
+    answer(measures)
+
+
+def answer(load: Callable[[], tuple[Any, Mapping[str, Callable[[], Any]]]]) -> None:
+    """The other side of `running`: loads, and answers requests until the input ends.
+
+    Args:
+        load: returns what to answer when it is done, and what measures each request.
+    """
     # Libraries print to standard output too; the answers must stay alone.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
-    def answer(**fields):
+    def say(**fields):
         print(json.dumps(fields), file=answers, flush=True)
 
-    start = time.perf_counter()
     try:
-        run, size = load()
-        pixels = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
-        run(pixels[:1])
-        load_seconds = time.perf_counter() - start
-        run(pixels)  # whatever is set up for a first batch
+        loaded, measures = load()
     except Exception as error:  # told to the one who asked, whatever it is
-        answer(error=str(error) if isinstance(error, InputError) else f"{reason(error)}.")
+        say(error=str(error) if isinstance(error, InputError) else f"{reason(error)}.")
         return
-    answer(value=round(load_seconds, 3))
-
-    def seconds(images):
-        start = time.perf_counter()
-        run(images)
-        return time.perf_counter() - start
-
+    say(value=loaded)
     for request in sys.stdin:
-        if request.strip() == "single":
-            run(pixels[:1])
-            answer(value=[seconds(pixels[:1]) for _ in range(IMAGES_A_TURN)])
-        elif request.strip() == "batch":
-            answer(value=[batch / seconds(pixels)])
-        else:
-            answer(value=_peak_memory())
+        say(value=measures[request.strip()]())
 
 
-def _peak_memory() -> int | None:
+def peak_memory() -> int | None:
+    """Returns the most memory that this process has had, in bytes, if the system tells it."""
     try:
         # Not getrusage, which on Linux starts at the size of the process that began this one.
         status = Path("/proc/self/status").read_text()

@@ -1,0 +1,145 @@
+"""Speed and memory of a training step on the CPU, beside keras.applications and timm.
+
+    pip install -e ".[bench]"
+    python benchmarks/training_step.py --variant B0 --json figures.json
+
+Each network trains in a process of its own on one random batch, as its users would: Keras
+by `train_on_batch`, timm by PyTorch with channels last; all with RMSprop and
+cross-entropy in float32. keras.applications' network and ours normalize pixels in the graph;
+timm is given normalized ones. The processes take turns, and ratios are taken within a turn.
+Memory is the most that the process holds after two steps, above what it held before the
+first. Linux only.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+from peers import (
+    CLOCKS,
+    keras_applications_network,
+    parse,
+    report,
+    row,
+    serving,
+    take_turns,
+    timed,
+    timm_network,
+)
+
+from keras_efficientnet.deploy.benchmark import answer, peak_memory
+from keras_efficientnet.deploy.runtime import available_cores
+
+OURS, KERAS, TIMM = "keras_efficientnet", "keras.applications", "timm"
+PACKAGES = ("keras", "tensorflow", "timm", "torch")
+STEPS_A_TURN = 3
+# How many times the peer's speed and memory ours are to be.
+SPEED = {KERAS: 1.6, TIMM: 1.4}
+MEMORY = {KERAS: 0.75, TIMM: None}
+LEARNING_RATE, MOMENTUM = 1e-3, 0.9
+
+Step = Callable[[], float]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--variant", default="B0", help="B0-B7; default: %(default)s")
+    parser.add_argument("--image-size", type=int, default=224, help="default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=16, help="default: %(default)s")
+    parser.add_argument("--turns", type=int, default=7, help="in a round; default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=3, help="of processes; default: %(default)s")
+    parser.add_argument("--peers", nargs="+", choices=SPEED, default=list(SPEED))
+    options = parse(parser, serve)
+    names = (OURS, *options.peers)
+    memory = {name: [] for name in names}
+    seconds = {name: {clock: [] for clock in CLOCKS} for name in names}
+    for _ in range(options.rounds):
+        commands = {name: serving(__file__, name, options) for name in names}
+        for name, (held, turns) in take_turns(commands, options.turns).items():
+            memory[name].append(held)
+            for clock, found in turns.items():
+                seconds[name][clock] += found
+    rows = [
+        row(
+            f"images/s of {clock} time",
+            peer,
+            seconds[peer][clock],
+            seconds[OURS][clock],
+            SPEED[peer],
+        )
+        for clock in CLOCKS
+        for peer in options.peers
+    ] + [
+        row("peak memory", peer, memory[OURS], memory[peer], at_most=MEMORY[peer])
+        for peer in options.peers
+    ]
+    report(options, PACKAGES, rows, seconds=seconds, memory_bytes=memory)
+
+
+def serve(name: str, options: argparse.Namespace) -> None:
+    def load():
+        rng = np.random.default_rng(0)
+        side = options.image_size
+        pixels = rng.uniform(0, 255, (options.batch_size, side, side, 3)).astype(np.float32)
+        step = STEPS[name](options.variant, pixels, rng.integers(0, 1000, options.batch_size))
+        before = resident_bytes()
+        step()
+        if not np.isfinite(step()):
+            raise ValueError(f"{name} has no finite loss")
+        return peak_memory() - before, {"step": timed(step, STEPS_A_TURN)}
+
+    answer(load)
+
+
+def ours(variant: str, pixels: np.ndarray, labels: np.ndarray) -> Step:
+    import keras_efficientnet as ke
+
+    return keras_step(ke.EfficientNet(variant, input_shape=pixels.shape[1:]), pixels, labels)
+
+
+def keras_applications(variant: str, pixels: np.ndarray, labels: np.ndarray) -> Step:
+    model = keras_applications_network(variant, input_shape=pixels.shape[1:])
+    return keras_step(model, pixels, labels)
+
+
+def keras_step(model, pixels: np.ndarray, labels: np.ndarray) -> Step:
+    import keras
+
+    optimizer = keras.optimizers.RMSprop(LEARNING_RATE, momentum=MOMENTUM)
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    return lambda: float(np.ravel(model.train_on_batch(pixels, labels))[0])
+
+
+def timm(variant: str, pixels: np.ndarray, labels: np.ndarray) -> Step:
+    import torch
+
+    torch.set_num_threads(available_cores())
+    network = timm_network(variant).train().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.RMSprop(network.parameters(), LEARNING_RATE, momentum=MOMENTUM)
+    images = torch.from_numpy((pixels - 127) / 60).permute(0, 3, 1, 2)  # channels last in memory
+    targets = torch.from_numpy(labels)
+
+    def step():
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(network(images), targets)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+STEPS: dict[str, Callable[[str, np.ndarray, np.ndarray], Step]] = {
+    OURS: ours,
+    KERAS: keras_applications,
+    TIMM: timm,
+}
+
+
+def resident_bytes() -> int:
+    with open("/proc/self/status") as file:
+        return 1024 * int(file.read().partition("VmRSS:")[2].split()[0])
+
+
+if __name__ == "__main__":
+    main()
