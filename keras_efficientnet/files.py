@@ -1,6 +1,7 @@
 """Outputs that appear whole or not at all."""
 
 import contextlib
+import ctypes
 import os
 import shutil
 import tempfile
@@ -8,6 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keras_efficientnet.errors import InputError
+
+# Of Linux' renameat2: paths count from the working folder, and the two names are exchanged.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextlib.contextmanager
@@ -43,11 +47,27 @@ def written_whole(
         raise InputError(f"Cannot write to {str(path.parent)!r}: {error.strerror}.") from error
     try:
         yield staging / path.name
-        if path.is_dir():  # a folder with content cannot be replaced by a rename
-            path.rename(staging / "replaced")
-        os.replace(staging / path.name, path)
+        _put_in_place(staging / path.name, path)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _put_in_place(new: Path, path: Path) -> None:
+    """Renames, so that at every moment the old or the new is at `path`, and whole."""
+    if not path.is_dir():
+        os.replace(new, path)
+    elif not _exchanged(new, path):  # a folder with content cannot be replaced by a rename
+        path.rename(new.with_name("replaced"))
+        os.replace(new, path)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Lets two paths change places in one step, where the system can."""
+    exchange = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    if exchange is None:
+        return False
+    paths = os.fsencode(one), os.fsencode(other)
+    return exchange(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) == 0
 
 
 def size_in_bytes(path: Path) -> int:
