@@ -75,3 +75,12 @@ def size_in_bytes(path: Path) -> int:
     if path.is_dir():
         return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
     return path.stat().st_size
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written in UTF-8, which file names of other codings cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
