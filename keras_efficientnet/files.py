@@ -10,8 +10,9 @@ from pathlib import Path
 
 from keras_efficientnet.errors import InputError
 
-# Of Linux' renameat2: paths count from the working folder, and the two names are exchanged.
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+# Of Linux' renameat2: paths count from the working folder; what is at the new name is kept, or
+# gets the old one.
+_AT_FDCWD, _NO_REPLACE, _EXCHANGE = -100, 1, 2
 
 
 @contextlib.contextmanager
@@ -30,7 +31,7 @@ def written_whole(
 
     Raises:
         InputError: at once, if something is there and may not be replaced, or nothing
-            can be written there.
+            can be written there; at the end, if something has appeared there meanwhile.
     """
     path = Path(path).absolute()
     if path.exists() and not overwrite:
@@ -47,27 +48,31 @@ def written_whole(
         raise InputError(f"Cannot write to {str(path.parent)!r}: {error.strerror}.") from error
     try:
         yield staging / path.name
-        _put_in_place(staging / path.name, path)
+        _put_in_place(staging / path.name, path, overwrite)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _put_in_place(new: Path, path: Path) -> None:
+def _put_in_place(new: Path, path: Path, overwrite: bool) -> None:
     """Renames, so that at every moment the old or the new is at `path`, and whole."""
+    if not overwrite:
+        if _renamed(new, path, _NO_REPLACE):
+            return
+        if path.exists():  # another process was quicker
+            raise InputError(f"Output {str(path)!r} has appeared meanwhile, and is kept.")
     if not path.is_dir():
         os.replace(new, path)
-    elif not _exchanged(new, path):  # a folder with content cannot be replaced by a rename
+    elif not _renamed(new, path, _EXCHANGE):  # a folder with content cannot be replaced
         path.rename(new.with_name("replaced"))
         os.replace(new, path)
 
 
-def _exchanged(one: Path, other: Path) -> bool:
-    """Lets two paths change places in one step, where the system can."""
-    exchange = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
-    if exchange is None:
+def _renamed(new: Path, path: Path, how: int) -> bool:
+    """Renames in one step, in a way that only Linux has; says whether that was possible."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    if rename is None:
         return False
-    paths = os.fsencode(one), os.fsencode(other)
-    return exchange(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) == 0
+    return rename(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(path), how) == 0
 
 
 def size_in_bytes(path: Path) -> int:

@@ -1,6 +1,7 @@
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -74,5 +75,23 @@ def test_a_folder_is_never_missing_while_it_is_replaced(tmp_path):
 
 
 def test_without_an_exchange_a_folder_is_replaced_in_two_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_exchanged", lambda one, other: False)
+    monkeypatch.setattr(files, "_renamed", lambda new, path, how: False)
     test_an_existing_result_is_kept_until_the_new_one_is_whole(tmp_path)
+
+
+@pytest.mark.parametrize("linux", [True, False])
+def test_of_two_writers_that_may_not_overwrite_the_first_wins(tmp_path, monkeypatch, linux):
+    if not linux:
+        monkeypatch.setattr(files, "_renamed", lambda new, path, how: False)
+    for make in (Path.mkdir, Path.touch):
+        target = tmp_path / make.__name__
+        with (
+            pytest.raises(InputError, match="has appeared meanwhile"),
+            written_whole(target) as one,
+        ):
+            make(one)
+            with written_whole(target) as other:
+                other.mkdir()
+                (other / "first").touch()
+        assert (target / "first").exists()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["mkdir", "touch"]

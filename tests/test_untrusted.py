@@ -139,6 +139,14 @@ def test_a_torch_archive_with_code(tmp_path, mark):
     assert_refused(tmp_path / "model.pth", "plain tensors", [weights.inspect])
 
 
+@pytest.mark.torch
+def test_a_torch_that_could_run_code_is_not_used(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    torch.save({"conv_stem.weight": torch.zeros(1)}, tmp_path / "model.pth")
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    assert_refused(tmp_path / "model.pth", "install torch 2.10 or newer", [weights.inspect])
+
+
 def outside(kind, file, secret):
     """A stem kernel whose values lie in another file."""
     name, shape = "stem_conv/stem_conv/kernel:0", (3, 3, 3, 32)
@@ -283,7 +291,7 @@ def test_a_saved_model_that_touches_files(tmp_path, mark):
 
 
 def test_saved_models_that_only_compute_are_loaded(model_files, tmp_path):
-    save(tmp_path / "plain", lambda: [])
+    save(tmp_path / "plain", list)
     keras.saving.load_model(model_files["keras"], compile=False).export(
         tmp_path / "keras", verbose=False
     )

@@ -15,6 +15,7 @@ nothing, so that a round takes seconds. Linux only.
 
 import argparse
 import contextlib
+import ctypes
 import dataclasses
 import json
 import os
@@ -46,6 +47,7 @@ from keras_efficientnet.study import trials
 from keras_efficientnet.training import checkpoint
 
 LIMIT_SECONDS = 240  # nothing here takes so long
+PR_SET_PDEATHSIG = 1  # a child ends with the campaign
 B0 = ke.spec.VARIANTS["B0"]
 TINY = dataclasses.replace(
     B0, name="tiny", width=0.25, depth=0.3, stages=B0.stages[:2], batch_norm_momentum=0.7
@@ -82,6 +84,7 @@ def in_child(action: Callable[[], None], log: Path) -> int:
     status = 1
     try:
         os.setsid()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         with log.open("w") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
