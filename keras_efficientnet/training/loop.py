@@ -128,7 +128,9 @@ def fit(
 
 def _explained(error: tf.errors.OpError) -> Exception:
     """Says in a sentence what the machine or the data did to a run; other errors stay."""
-    why = reason(error).rpartition("}} ")[2]
+    # Keras puts pages about the graph ahead of what the system says.
+    lines = [line.strip() for line in str(error).splitlines() if "; " in line]
+    why = lines[0].rpartition("}} ")[2] if lines else reason(error)
     if isinstance(error, tf.errors.ResourceExhaustedError):
         return InputError(f"There is not enough memory ({why}); use smaller batches or images.")
     if isinstance(error, tf.errors.NotFoundError | tf.errors.PermissionDeniedError):
