@@ -1,8 +1,9 @@
-"""Makes the files beside it, which later versions must load: run it once for each release.
+"""Makes the files beside it, which later versions must load.
 
     python tests/golden/make.py
 
-The network has random weights, two classes and every kind of layer that the package has.
+It runs with the oldest Keras that pyproject.toml admits, because Keras does not read what a newer
+one has saved. The network has random weights, two classes and every kind of layer that the package has.
 """
 
 import dataclasses
