@@ -222,10 +222,11 @@ def _prepare_export(folder: Path) -> None:
 
 def _template() -> Path:
     """Models and their scores, made once: `new.keras`, and in `out` the files of an old one."""
-    folder = Path(tempfile.gettempdir(), f"kills-{os.getpid()}")
+    folder = Path(tempfile.gettempdir(), "keras-efficientnet-kills")
     if not folder.exists():
-        folder.mkdir()
-        finish(lambda: _make_template(folder), folder.with_suffix(".log"))
+        aside = Path(tempfile.mkdtemp(prefix=f"{folder.name}-"))
+        finish(lambda: _make_template(aside), aside.with_suffix(".log"))
+        aside.rename(folder)
     return folder
 
 
@@ -396,7 +397,6 @@ def main() -> None:
             where.mkdir()
             share = options.seconds / len(names)
             print(name, campaign(name, options.rounds, share, options.seed, where, record))
-    shutil.rmtree(Path(tempfile.gettempdir(), f"kills-{os.getpid()}"), ignore_errors=True)
 
 
 if __name__ == "__main__":

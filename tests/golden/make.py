@@ -3,7 +3,8 @@
     python tests/golden/make.py
 
 It runs with the oldest Keras that pyproject.toml admits, because Keras does not read what a newer
-one has saved. The network has random weights, two classes and every kind of layer that the package has.
+one has saved. The network has random weights, two classes and every kind of layer that the package
+has.
 """
 
 import dataclasses
