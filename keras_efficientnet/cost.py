@@ -99,6 +99,8 @@ def cost(
     for name, value in (("image_size", size), ("classes", classes), ("channels", channels)):
         if value < 1:
             raise InputError(f"{name}={value} must be at least 1.")
+        if not value <= scaling.MAX_NUMBER:
+            raise InputError(f"{name}={value} must be at most {scaling.MAX_NUMBER:,}.")
 
     parts = [_stem(size, channels, scaling.stem_filters(variant))]
     for block in scaling.expand_blocks(variant):

@@ -162,7 +162,7 @@ def with_pictures(
         )
     with written_whole(folder, overwrite) as unfinished:
         unfinished.mkdir()
-        explainer = GradCAM(keras.saving.load_model(model, compile=False))
+        explainer = GradCAM(keras.saving.load_model(model, compile=False, safe_mode=True))
         taken: set[str] = set()
         for result in results:
             name = _free_name(Path(result["file"]).stem, taken)

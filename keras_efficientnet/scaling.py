@@ -5,10 +5,12 @@ Standard library only, so that the arithmetic can be used and tested without Ten
 
 import dataclasses
 import math
+import numbers
 import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, get_args
 
 from keras_efficientnet import spec
 from keras_efficientnet.errors import InputError
@@ -20,6 +22,8 @@ BETA = 1.1
 GAMMA = 1.15
 
 CHANNEL_DIVISOR = 8
+MAX_NUMBER = 2**24
+"""No size and no number of anything may be larger: the largest published are some thousands."""
 
 
 @dataclass(frozen=True)
@@ -129,18 +133,61 @@ def get_variant(variant: Variant) -> VariantSpec:
     `"v2-s"`, `"V2S"` and `"EfficientNetV2S"` are one.
 
     Raises:
-        InputError: if the name is unknown.
+        InputError: if the name is unknown, or a spec holds what cannot be built.
     """
-    if isinstance(variant, VariantSpec):
-        return variant
     if isinstance(variant, CompoundScale):
-        return variant.apply()
+        variant = variant.apply()
+    if isinstance(variant, VariantSpec):
+        _check(variant)
+        return variant
     if isinstance(variant, str):
         wanted = _plain(variant)
         for name, known in spec.VARIANTS.items():
             if wanted == _plain(name):
                 return known
     raise InputError(f"Unknown variant {variant!r}; choose one of {', '.join(spec.VARIANTS)}.")
+
+
+def _check(variant: VariantSpec) -> None:
+    """Refuses a spec that cannot be built."""
+    if not variant.stages:
+        raise InputError(f"Variant {variant.name!r} must have at least one stage.")
+    for name in ("activation", "padding"):
+        _check_choice(f"{name} of variant {variant.name!r}", getattr(variant, name), name.title())
+    for name, low, high in (
+        ("width", 1e-6, 1e4),
+        ("depth", 1e-6, 1e4),
+        ("resolution", 1, MAX_NUMBER),
+        ("stem_filters", 1, MAX_NUMBER),
+        ("head_filters", 1, MAX_NUMBER),
+        ("dropout_rate", 0, 0.999),
+    ):
+        _check_range(f"{name} of variant {variant.name!r}", getattr(variant, name), low, high)
+    for number, stage in enumerate(variant.stages, start=1):
+        where = f"stage {number} of variant {variant.name!r}"
+        _check_choice(f"kind of {where}", stage.kind, "BlockKind")
+        for name, low, high in (
+            ("expand_ratio", 1, 1000),
+            ("kernel_size", 1, 1000),
+            ("stride", 1, 2),
+            ("in_filters", 1, MAX_NUMBER),
+            ("out_filters", 1, MAX_NUMBER),
+            ("repeats", 1, 1000),
+            ("se_ratio", 0, 100),
+        ):
+            _check_range(f"{name} of {where}", getattr(stage, name), low, high)
+        if stage.expand_from is not None:
+            _check_range(f"expand_from of {where}", stage.expand_from, 1, MAX_NUMBER)
+
+
+def _check_range(name: str, value: Any, low: float, high: float) -> None:
+    if not (isinstance(value, numbers.Real) and low <= value <= high):
+        raise InputError(f"{name} is {value!r} and must be from {low:g} to {high:,}.")
+
+
+def _check_choice(name: str, value: Any, kind: str) -> None:
+    if value not in (known := get_args(getattr(spec, kind))):
+        raise InputError(f"{name} is {value!r} and must be one of {', '.join(known)}.")
 
 
 def round_filters(

@@ -144,3 +144,36 @@ def test_the_page_on_serving_shows_what_the_tool_shows(tmp_path):
             [tool, "show", *options], capture_output=True, text=True, check=True
         )
         assert result.stdout.strip() == text.strip()
+
+
+ON_JAX = """
+import sys
+import keras
+import numpy as np
+import keras_efficientnet as ke
+assert keras.backend.backend() == "jax"
+np.save(sys.argv[3], ke.Predictor(sys.argv[1]).scores(np.load(sys.argv[2])))
+"""
+
+
+@pytest.mark.jax
+def test_every_way_to_run_the_network_names_the_same_class(flowers, tmp_path, run_python):
+    """Keras on TensorFlow and on JAX, SavedModel, LiteRT and ONNX, on real photos."""
+    for module in ("jax", "tf2onnx", "onnxruntime"):
+        pytest.importorskip(module)
+    network, data = flowers
+    photos, _ = evaluation_arrays(data.test, 224, data.crop_fraction, 60)
+    expected = network.scores(photos)
+    images = deploy.Calibration(photos[:8], photos[:8])
+    ke.export(network, tmp_path, deploy.FORMATS, "float32", images)
+    np.save(tmp_path / "photos.npy", photos)
+    arguments = [tmp_path / name for name in ("model.keras", "photos.npy", "scores.npy")]
+    run_python(ON_JAX, *arguments, KERAS_BACKEND="jax")
+    found = {
+        name: ke.Predictor(tmp_path / name).scores(photos)
+        for name in ("model.keras", "saved_model", "model_float32.tflite", "model.onnx")
+    }
+    found["JAX"] = np.load(tmp_path / "scores.npy")
+    for name, scores in found.items():
+        np.testing.assert_array_equal(scores.argmax(1), expected.argmax(1), err_msg=name)
+        np.testing.assert_allclose(scores, expected, atol=1e-3, err_msg=name)

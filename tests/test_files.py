@@ -1,6 +1,11 @@
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
 
-from keras_efficientnet import InputError
+from keras_efficientnet import InputError, files
 from keras_efficientnet.files import size_in_bytes, written_whole
 
 
@@ -44,3 +49,49 @@ def test_a_place_that_cannot_be_written_is_named_at_once(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="Cannot write to"), written_whole(tmp_path / "file" / "x"):
         pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux exchanges two names")
+def test_a_folder_is_never_missing_while_it_is_replaced(tmp_path):
+    target = tmp_path / "result"
+    target.mkdir()
+    (target / "number").write_text("0")
+    seen, stop = set(), threading.Event()
+
+    def look():
+        while not stop.is_set():
+            seen.add((target / "number").read_text())
+
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
+        for number in range(1, 200):
+            with written_whole(target, overwrite=True) as path:
+                path.mkdir()
+                (path / "number").write_text(str(number))
+        stop.set()
+        looking.result()
+    assert len(seen) > 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["result"]
+
+
+def test_without_an_exchange_a_folder_is_replaced_in_two_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_renamed", lambda new, path, how: False)
+    test_an_existing_result_is_kept_until_the_new_one_is_whole(tmp_path)
+
+
+@pytest.mark.parametrize("linux", [True, False])
+def test_of_two_writers_that_may_not_overwrite_the_first_wins(tmp_path, monkeypatch, linux):
+    if not linux:
+        monkeypatch.setattr(files, "_renamed", lambda new, path, how: False)
+    for make in (Path.mkdir, Path.touch):
+        target = tmp_path / make.__name__
+        with (
+            pytest.raises(InputError, match="has appeared meanwhile"),
+            written_whole(target) as one,
+        ):
+            make(one)
+            with written_whole(target) as other:
+                other.mkdir()
+                (other / "first").touch()
+        assert (target / "first").exists()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["mkdir", "touch"]

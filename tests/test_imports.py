@@ -33,7 +33,7 @@ ALLOWED = {
     **GRAPH,
     "files": {"errors"},
     "quiet": set(),
-    "data": {"errors", "spec", "scaling"},
+    "data": {"errors", "files", "spec", "scaling"},
     "deploy": CORE | {"data", "files", "quiet"},
     "canvas": {"errors"},
     "plots": {"canvas", "errors"},

@@ -35,6 +35,8 @@ def main() -> None:
         _fail(error.format_message(), BAD_INPUT)
     except InputError as error:
         _fail(str(error), BAD_INPUT)
+    except MemoryError:
+        _fail("There is not enough memory; use smaller images, batches or fewer workers.", 1)
     except OSError as error:
         if error.errno is None:  # not the system's, so not the user's to mend
             raise

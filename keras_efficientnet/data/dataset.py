@@ -140,7 +140,7 @@ class ImageFile:
     Attributes:
         path: of the file.
         label: class index.
-        orientation: by EXIF, 1 to 8; some files hold other values, which mean nothing.
+        orientation: by EXIF, 1 to 8.
         height: in pixels, when upright.
         width: likewise.
     """

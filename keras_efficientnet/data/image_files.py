@@ -23,6 +23,7 @@ from keras_efficientnet.data.dataset import (
     stratified_split,
 )
 from keras_efficientnet.errors import InputError
+from keras_efficientnet.files import is_text
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp"}
 ORIENTATION_TAG = 0x0112
@@ -106,6 +107,10 @@ def _class_folders(root: Path) -> Listing:
         raise InputError(f"Data folder {str(root)!r} cannot be read: {error.strerror}.") from error
     listing = {}
     for folder in folders:
+        if not is_text(folder.name):
+            raise InputError(
+                f"Class folder {str(folder)!r} has a name that is not text in UTF-8; rename it."
+            )
         listing[folder.name] = sorted(
             path
             for path in folder.rglob("*")
@@ -213,7 +218,9 @@ def _check(path: Path) -> tuple[int, int, int] | str:
     except InputError as error:
         return str(error).removeprefix(f"{path} ")
     with Image.open(path) as header:
-        return header.getexif().get(ORIENTATION_TAG, 1), image.height, image.width
+        orientation = header.getexif().get(ORIENTATION_TAG, 1)
+    known = isinstance(orientation, int) and 1 <= orientation <= 8
+    return orientation if known else 1, image.height, image.width
 
 
 def _examples(

@@ -1,5 +1,6 @@
 """The model card: what a folder of model files is, for the people who get it."""
 
+import html
 from pathlib import Path
 from typing import Any
 
@@ -69,26 +70,36 @@ def _card(network: Network) -> str:
                 "largest difference is one of outputs.",
             ]
         ),
-        "Data": f"{info.data or NOT_STATED}{_classes(info.class_names)}",
-        "Recipe": f"```\n{info.recipe}\n```" if info.recipe else NOT_STATED,
+        "Data": f"{_plain(info.data) or NOT_STATED}{_classes(info.class_names)}",
+        "Recipe": f"```\n{info.recipe.replace('```', '` ` `')}\n```" if info.recipe else NOT_STATED,
         "Intended use": _intended_use(network),
-        "Licence": info.license
+        "Licence": _plain(info.license)
         or f"{NOT_STATED} Ask whoever made the model before you use it or pass it on.",
     }
     facts = [f"| {name} | {value} |" for name, value in _facts(network).items()]
-    parts = [f"# {info.title}", info.description, "\n".join(["| | |", "|---|---|", *facts])]
+    parts = [
+        f"# {_plain(info.title)}",
+        _plain(info.description),
+        "\n".join(["| | |", "|---|---|", *facts]),
+    ]
     parts += [f"## {title}\n\n{text}" for title, text in sections.items()]
     return "\n\n".join(part for part in parts if part)
+
+
+def _plain(text: str) -> str:
+    """Writes a text that strangers may have chosen as one line without HTML, links or cells."""
+    text = html.escape(" ".join(text.split()), quote=False)
+    return "".join(f"&#{ord(sign)};" if sign in "|[]`" else sign for sign in text)
 
 
 def _facts(network: Network) -> dict[str, str]:
     info, (height, width, channels) = network.info, network.shape
     facts = {
-        "architecture": info.title,
+        "architecture": _plain(info.title),
         "input": f"{width} x {height} pixels of {channels} channels, 0-255",
         "preprocessing": info.preprocessing,
         "output": _output(network),
-        "author": info.author or NOT_STATED,
+        "author": _plain(info.author) or NOT_STATED,
     }
     if network.model:
         parameters = network.model.count_params()
@@ -112,7 +123,7 @@ def _output(network: Network) -> str:
 def _classes(names: tuple[str, ...]) -> str:
     if not names:
         return ""
-    some = ", ".join(names[:NAMED_CLASSES])
+    some = ", ".join(map(_plain, names[:NAMED_CLASSES]))
     more = len(names) - NAMED_CLASSES
     return f"\n\nClasses: {some}{f' and {more} more' if more > 0 else ''}."
 

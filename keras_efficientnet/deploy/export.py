@@ -333,7 +333,7 @@ def _write(
                 checked = verify({name: path}, expected, inputs, images.labels)
                 _refuse_other_numbers(name, checked, expected)
         except Exception as error:  # of whatever kind, the other files are worth having
-            if not isinstance(error, InputError | RuntimeError):
+            if not isinstance(error, InputError | RuntimeError | OSError):
                 traceback.print_exception(error)
             report["failed"][name] = str(error)
             continue

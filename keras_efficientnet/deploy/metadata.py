@@ -20,10 +20,13 @@ import numpy as np
 
 from keras_efficientnet import scaling
 from keras_efficientnet.errors import InputError
+from keras_efficientnet.files import is_text
 
 FILE_NAME = "keras_efficientnet.json"
 _ASSETS = "assets.extra"
 _TUPLES = ("class_names", "pixel_mean", "pixel_std")
+# The 21,000 names of the largest published set take less than a hundredth of it.
+MAX_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class ModelInfo:
             all(isinstance(text, str) for text in texts)
             and isinstance(names, tuple)
             and all(isinstance(name, str) for name in names)
+            and is_text("".join((*texts, *names)))
             and isinstance(self.image_size, int)
             and 1 <= self.image_size <= 65_536
             and isinstance(self.crop_fraction, int | float)
@@ -141,10 +145,10 @@ class ModelInfo:
         try:
             fields = json.loads(text)
             for name in _TUPLES:
-                if fields.get(name) is not None:
+                if isinstance(fields.get(name), list):
                     fields[name] = tuple(fields[name])
             return cls(**fields)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise InputError("The model's own description is damaged.") from error
 
 
@@ -157,6 +161,7 @@ def _are_pixels(mean: Any, std: Any) -> bool:
         and isinstance(std, tuple)
         and len(mean) == len(std) >= 1
         and all(isinstance(value, int | float) for value in (*mean, *std))
+        and all(abs(value) <= np.finfo(np.float32).max for value in (*mean, *std))
         and all(value > 0 for value in std)
     )
 
@@ -180,20 +185,40 @@ def read_info(path: str | os.PathLike) -> ModelInfo | None:
     path = Path(path)
     try:
         if path.is_dir():
-            text = (path / _ASSETS / FILE_NAME).read_text(encoding="utf-8")
+            with (path / _ASSETS / FILE_NAME).open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
         elif path.suffix == ".onnx":
-            text = _onnx_properties(path)[FILE_NAME]
+            content = _onnx_properties(path)[FILE_NAME].encode()
         else:
-            with zipfile.ZipFile(path) as archive:
-                text = archive.read(FILE_NAME).decode("utf-8")
-    except (FileNotFoundError, KeyError, zipfile.BadZipFile):
+            content = _member(path)
+    except (FileNotFoundError, KeyError):
         return None
-    except UnicodeDecodeError as error:
-        raise InputError(f"The description inside {str(path)!r} is damaged.") from error
     try:
-        return ModelInfo.from_json(text)
-    except InputError as error:
+        if content is None or len(content) > MAX_BYTES:
+            raise InputError("It cannot be read, or is too long.")
+        return ModelInfo.from_json(content.decode())
+    except (InputError, UnicodeDecodeError) as error:
         raise InputError(f"The description inside {str(path)!r} is damaged.") from error
+
+
+def _member(path: Path) -> bytes | None:
+    """Reads the description in an archive; None where there is one that cannot be read.
+
+    Raises:
+        KeyError: if there is none.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile:
+        raise KeyError(FILE_NAME) from None
+    with archive:
+        if FILE_NAME not in archive.namelist():
+            raise KeyError(FILE_NAME)
+        try:
+            with archive.open(FILE_NAME) as file:
+                return file.read(MAX_BYTES + 1)
+        except Exception:  # a damaged archive fails in many ways
+            return None
 
 
 def _onnx_properties(path: Path) -> dict[str, str]:

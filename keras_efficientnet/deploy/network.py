@@ -14,7 +14,7 @@ import numpy as np
 from keras_efficientnet import layers, scaling
 from keras_efficientnet.data.images import PHOTO_CROP_FRACTION
 from keras_efficientnet.deploy.metadata import ModelInfo, read_info
-from keras_efficientnet.deploy.runtime import BATCH_SIZE
+from keras_efficientnet.deploy.runtime import BATCH_SIZE, check_saved_model
 from keras_efficientnet.errors import InputError, reason
 from keras_efficientnet.model import pixel_statistics
 from keras_efficientnet.spec import VariantSpec
@@ -207,6 +207,7 @@ def _from_saved_model(path: Path, info: Info, known: ModelInfo | None) -> Networ
 
     name = str(path)
     try:
+        check_saved_model(path)
         loaded: Any = tf.saved_model.load(name)
         signature = loaded.signatures["serving_default"]
     except KeyError:

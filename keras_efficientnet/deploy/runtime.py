@@ -7,6 +7,7 @@ model over an array in a fresh interpreter, which is how exported files are chec
 
 import os
 import queue
+import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -18,6 +19,13 @@ from typing import Any
 import numpy as np
 
 BATCH_SIZE = 64
+# TensorFlow operations that reach beyond the numbers of a network: to files, to Python, or to
+# other machines.
+_REACHING_OUT = re.compile(
+    r"(Read|Write|Matching)Files?|.*PyFunc.*|Print(V2)?|Debug.*|.*Summary.*|.*Reader(V2)?"
+    r"|(Save|Restore|MergeV2).*|ImmutableConst|.*Record.*Dataset.*|TextLineDataset.*"
+    r"|(Load|Save|Snapshot|DataService|Generator).*Dataset.*|Rpc.*|Send|Recv|.*Checkpoint.*"
+)
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,7 @@ def _keras(path: Path) -> Runner:
 def _saved_model(path: Path) -> Runner:
     import tensorflow as tf
 
+    check_saved_model(path)
     loaded = tf.saved_model.load(path)
     # A signature holds its variables weakly, so `run` keeps the whole.
     signature = loaded.signatures["serving_default"]
@@ -107,6 +116,49 @@ def _saved_model(path: Path) -> Runner:
         return np.concatenate(batches)
 
     return Runner(run, tuple(spec.shape[1:]), tuple(output.shape[1:]))
+
+
+def check_saved_model(path: str | Path) -> None:
+    """Refuses a SavedModel that would do more than compute, before anything of it is loaded.
+
+    A SavedModel is a program, and some operations of TensorFlow read and write files. Those
+    that save and restore the variables are in every SavedModel; it is their callers that count.
+
+    Raises:
+        ValueError: if it has an operation that reaches out.
+    """
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    content = SavedModel.FromString(Path(path, "saved_model.pb").read_bytes())
+    for graph in content.meta_graphs:
+        saver = graph.saver_def
+        names = {saver.save_tensor_name.partition(":")[0], saver.restore_op_name}
+        functions = {f.signature.name: f.node_def for f in graph.graph_def.library.function}
+        savers = [node for node in graph.graph_def.node if node.name in names]
+        others = [node for node in graph.graph_def.node if node.name not in names]
+        of_saver = _called(savers, functions)
+        roots = [node for name in functions.keys() - of_saver for node in functions[name]]
+        reached = _called([*others, *roots], functions)
+        nodes = [*others, *roots, *(node for name in reached for node in functions[name])]
+        for operation in sorted({node.op for node in nodes}):
+            if _REACHING_OUT.fullmatch(operation):
+                raise ValueError(
+                    f"its operation {operation} reaches out to files, programs or the network, "
+                    "which no classifier needs"
+                )
+
+
+def _called(nodes: Sequence, functions: dict[str, Sequence]) -> set[str]:
+    """Returns the names of the functions that a graph's nodes call, and these in turn."""
+    found: set[str] = set()
+    waiting = list(nodes)
+    while waiting:
+        for value in waiting.pop().attr.values():
+            for name in [value.func.name, *(function.name for function in value.list.func)]:
+                if name in functions and name not in found:
+                    found.add(name)
+                    waiting += functions[name]
+    return found
 
 
 def _onnx(path: Path, threads: int) -> Runner:

@@ -19,7 +19,7 @@ from typing import Any
 from keras_efficientnet.data.crop import upright
 from keras_efficientnet.deploy.metadata import ModelInfo, write_info
 from keras_efficientnet.deploy.network import Info, Model, Network, described, open_network
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import InputError, reason
 from keras_efficientnet.quiet import silenced
 
 BEST = 5
@@ -79,8 +79,11 @@ def export_saved_model(model: Model, path: str | os.PathLike, info: Info = None)
             autograph=False,
         )
         signatures["serve_encoded"] = module.serve_encoded
-    with silenced():  # it would name its temporary folder in a notebook
-        tf.saved_model.save(module, str(path), signatures=signatures)
+    try:
+        with silenced():  # it would name its temporary folder in a notebook
+            tf.saved_model.save(module, str(path), signatures=signatures)
+    except tf.errors.OpError as error:  # of the disk
+        raise InputError(f"Cannot write {str(path)!r}: {reason(error)}.") from error
     write_info(Path(path), network.info)
 
 

@@ -22,6 +22,7 @@ BUDGETS = ("product", "multiply-adds", "parameters", "latency")
 # Only candidates this near to the target by the product are exported and timed.
 _WORTH_TIMING = 1.5
 LATENCY_TURNS = 30
+MAX_POINTS = 10**6
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Constraint:
             return [round(1 + i * self.step, 6) for i in range(int((end - 1) / self.step) + 1)]
 
         sides = axis(math.sqrt(end))
+        if (points := len(axis(end)) * len(sides) ** 2) > MAX_POINTS:
+            raise InputError(f"The grid has {points:,} points; take a larger step.")
         points = [(alpha, beta, gamma) for alpha in axis(end) for beta in sides for gamma in sides]
         paper = (scaling.ALPHA, scaling.BETA, scaling.GAMMA)
         return sorted({*points, paper})

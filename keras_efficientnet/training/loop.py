@@ -9,10 +9,11 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_efficientnet.data import pipeline
 from keras_efficientnet.data.dataset import DataSet
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import InputError, reason
 from keras_efficientnet.training import checkpoint, distribution
 from keras_efficientnet.training.averaging import WeightAverage, sync
 from keras_efficientnet.training.freezing import CLASSIFIER, learn_from
@@ -118,9 +119,23 @@ def fit(
         for stage in recipe.plan(image_size):
             run.train(stage)
         run.finish()
+    except tf.errors.OpError as error:
+        raise _explained(error) from error
     finally:
         run.bar.close()
     return run.history
+
+
+def _explained(error: tf.errors.OpError) -> Exception:
+    """Says in a sentence what the machine or the data did to a run; other errors stay."""
+    # Keras puts pages about the graph ahead of what the system says.
+    lines = [line.strip() for line in str(error).splitlines() if "; " in line]
+    why = lines[0].rpartition("}} ")[2] if lines else reason(error)
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+        return InputError(f"There is not enough memory ({why}); use smaller batches or images.")
+    if isinstance(error, tf.errors.NotFoundError | tf.errors.PermissionDeniedError):
+        return InputError(f"The training images are no longer all there: {why}.")
+    return error
 
 
 class _Run:

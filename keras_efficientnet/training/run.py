@@ -127,7 +127,9 @@ def train(
                 shutil.copytree(partial / "tensorboard", folder / "tensorboard")
             report["seconds"] = round(time.monotonic() - started, 1)
             text = json.dumps(report, indent=1, ensure_ascii=False)
-            (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+            # File names that are not text must not cost the run its report.
+            content = (text + "\n").encode("utf-8", "backslashreplace")
+            (folder / "report.json").write_bytes(content)
         write_report(output, report, job.data, held_out)  # the run is safe by now
     return {**report, "output": str(output)}
 
@@ -378,7 +380,7 @@ def _export(job: _Job, model: keras.Model, held_out, folder: Path) -> dict[str, 
         )
     except deploy.ExportError as error:  # the other files are worth having
         if "model.keras" not in error.report["files"]:
-            raise
+            raise InputError(f"The model files cannot be written: {error}") from error
         print(f"Warning: {error}", file=sys.stderr)
         exported = error.report
     del exported["output"]  # where it is only until it is whole

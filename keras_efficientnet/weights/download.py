@@ -2,14 +2,21 @@
 
 import hashlib
 import os
+import shutil
+import tarfile
+import zlib
+from pathlib import Path
 from urllib.error import HTTPError
 
 import keras
 
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import InputError, reason
+from keras_efficientnet.files import written_whole
 from keras_efficientnet.weights.registry import Published
 
 _MD5_DIGITS = 32
+# L2's checkpoint, the largest, with averages and the optimizer's state, has half of it.
+MAX_UNPACKED_BYTES = 2**34
 
 
 def fetch(published: Published, include_top: bool = True) -> str:
@@ -42,7 +49,6 @@ def fetch(published: Published, include_top: bool = True) -> str:
             cache_dir=home,
             cache_subdir="models",
             file_hash=digest if is_md5 else None,
-            extract=published.layout == "tf1-checkpoint",
         )
     except Exception as error:  # get_file raises plain Exception when there is no network
         if isinstance(error.__context__, HTTPError):
@@ -56,7 +62,58 @@ def fetch(published: Published, include_top: bool = True) -> str:
             f"{cached} is not the file published at {url}, whose SHA-256 starts with {digest}; "
             "delete it, download it again and put it there."
         )
-    return path
+    return unpack(path) if published.layout == "tf1-checkpoint" else path
+
+
+def unpack(archive: str | os.PathLike, max_bytes: int = MAX_UNPACKED_BYTES) -> str:
+    """Unpacks a tar archive beside it, whole or not at all, unless that has been done.
+
+    Args:
+        archive: of files and folders alone.
+        max_bytes: that its files may have together.
+
+    Returns:
+        The path of the folder.
+
+    Raises:
+        InputError: if it is damaged, too large, or has a member that would land elsewhere
+            or is a link or a device.
+    """
+    folder = f"{os.fspath(archive)}_extracted"
+    if os.path.isdir(folder):
+        return folder
+    room = max_bytes
+    try:
+        with written_whole(folder) as whole, tarfile.open(archive) as members:
+            whole.mkdir()
+            for member in members:
+                room -= member.size
+                target = Path(os.path.normpath(whole / member.name))
+                if not (member.isfile() or member.isdir()) or not target.is_relative_to(whole):
+                    raise InputError(
+                        f"{os.fspath(archive)!r} has the member {member.name!r}, which is no file "
+                        "inside of it; delete the archive."
+                    )
+                if room < 0:
+                    raise InputError(
+                        f"{os.fspath(archive)!r} unpacks to more than {max_bytes:,} bytes, which "
+                        "no published checkpoint does; delete the archive."
+                    )
+                content = members.extractfile(member)
+                if content is None:
+                    target.mkdir(parents=True, exist_ok=True)
+                    continue
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with content, target.open("wb") as file:
+                    shutil.copyfileobj(content, file)
+    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{os.fspath(archive)!r} cannot be unpacked ({reason(error)}); delete it and download "
+            "it again."
+        ) from error
+    return folder
 
 
 def cache_name(published: Published, url: str) -> str:

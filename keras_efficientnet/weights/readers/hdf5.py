@@ -35,6 +35,7 @@ def open_hdf5(
         names_by_group: layer names by HDF5 group, for a file that does not keep them.
     """
     with h5py.File(source, "r") as file:
+        _refuse_other_files(file, path)
         root: Any = file
         if isinstance(root.get("model_weights"), h5py.Group):
             root = root["model_weights"]
@@ -49,6 +50,24 @@ def open_hdf5(
                 f"{path!r} is an HDF5 file that Keras did not write; .h5 and .weights.h5 files "
                 "of a Keras model are accepted."
             )
+
+
+def _refuse_other_files(file: Any, path: str) -> None:
+    """Refuses a file that would have others read, from wherever it likes."""
+    elsewhere: list[str] = []
+
+    def visit(name: str, link: Any) -> None:
+        item = file[name] if isinstance(link, h5py.HardLink) else None
+        outside = isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)
+        if isinstance(link, h5py.ExternalLink) or outside:
+            elsewhere.append(name)
+
+    file.visititems_links(visit)
+    if elsewhere:
+        raise InputError(
+            f"{path!r} takes {elsewhere[0]!r} from another file; a file that holds all its weights "
+            "itself is accepted."
+        )
 
 
 def _by_weight_names(root: Any) -> Iterator[tuple[str, Tensor]]:

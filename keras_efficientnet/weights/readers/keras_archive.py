@@ -12,6 +12,8 @@ from keras_efficientnet.weights.checkpoint import Tensor
 from keras_efficientnet.weights.readers.hdf5 import layer_configs, open_hdf5
 
 MEMBERS = ("config.json", "model.weights.h5")
+# B7's takes a hundredth of it.
+MAX_CONFIG_BYTES = 2**26
 
 
 @contextmanager
@@ -22,7 +24,11 @@ def open_keras_archive(path: str) -> Iterator[tuple[str, dict[str, Tensor], list
         InputError: if the model has a Lambda layer.
     """
     with zipfile.ZipFile(path) as archive:
-        config = json.loads(archive.read("config.json"))
+        with archive.open("config.json") as file:
+            content = file.read(MAX_CONFIG_BYTES + 1)
+        if len(content) > MAX_CONFIG_BYTES:
+            raise InputError(f"{path!r} has a config.json of more than 64 MiB, which no model has.")
+        config = json.loads(content)
         layers = list(layer_configs(config))
         if any(layer["class_name"] == "Lambda" for layer in layers):
             raise InputError(

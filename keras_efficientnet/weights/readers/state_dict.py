@@ -12,6 +12,8 @@ import numpy as np
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.weights.checkpoint import Tensor
 
+# In older ones, a file can run code in spite of `weights_only` (CVE-2025-32434, CVE-2026-24747).
+OLDEST_TORCH = (2, 10)
 # Where training scripts keep the weights beside an optimizer's state; averaged ones first.
 _NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")
 
@@ -51,6 +53,11 @@ def open_pth(path: str) -> Iterator[dict[str, Tensor]]:
             f"{path!r} is a PyTorch file and PyTorch is not installed; install torch, or convert "
             "the file to .safetensors, which needs no PyTorch."
         ) from None
+    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
+        raise InputError(
+            f"{path!r} is a PyTorch file, and a file can run code in PyTorch {torch.__version__}; "
+            "install torch 2.10 or newer, or convert the file to .safetensors."
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises its own, pickle's and zip's errors here
