@@ -33,7 +33,7 @@ def main():
     parser.add_argument("--train-images", type=int, default=5000, help="0 for all")
     parser.add_argument("--test-images", type=int, default=2000, help="0 for all")
     parser.add_argument("--image-size", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--seed", type=int, default=0)
