@@ -17,8 +17,11 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent
 CELL_SECONDS = 3600
-# What native libraries say of the machine when they start.
-NOTES = re.compile(r"^(?:[IW]\d{4} |WARNING: |INFO: Created TensorFlow Lite ).*\n?", re.MULTILINE)
+# What native libraries say of the machine when they start, and TensorFlow of what it does.
+NOTES = re.compile(
+    r"^(?:[IW]\d{4} |WARNING: |INFO: Created TensorFlow Lite |(?:INFO|WARNING):tensorflow:).*\n?",
+    re.MULTILINE,
+)
 
 
 def main():
