@@ -1,5 +1,7 @@
 """The fast ways through a training step against the plain ones: values and gradients."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -34,14 +36,14 @@ def step(call, layers_used, x, monkeypatch=None, jit_compile=False):
     target = tf.constant(np.random.default_rng(3).normal(size=call(x).shape), tf.float32)
     variables = [weight.value for layer in layers_used for weight in layer.trainable_weights]
 
-    @tf.function(autograph=False, jit_compile=jit_compile)
-    def run(x):
+    def both(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
             y = call(x)
             loss = tf.reduce_sum(y * target)
         return y, tape.gradient(loss, [x, *variables])
 
+    run: Any = tf.function(both, autograph=False, jit_compile=jit_compile)
     if monkeypatch:
         with monkeypatch.context() as patch:
             patch.setattr(layers, "_fast", lambda images, training: None)
@@ -182,8 +184,10 @@ def test_depthwise_convolution(stride, size, monkeypatch):
     ],
 )
 def test_other_convolutions_are_keras_own(layer, monkeypatch):
-    plain = type(layer).__base__.from_config(layer.get_config())
-    built(layer), built(plain)
+    kind: Any = type(layer).__base__
+    plain = kind.from_config(layer.get_config())
+    built(layer)
+    built(plain)
     ours, kinds = step(lambda x: layer(x, training=True), [layer], images())
     expected, expected_kinds = step(lambda x: plain(x), [plain], images())
     assert kinds == expected_kinds
