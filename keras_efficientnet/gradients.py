@@ -138,7 +138,8 @@ def squeeze_excite(x: Any, weights: list[Any], activation: Callable) -> Any:
                 tape.watch((mean, *weights))
                 gate = gate_of(mean, *weights)
             to_gate = tf.reduce_sum(upstream * x, (1, 2))
-            to_mean, *to_weights = tape.gradient([gate], (mean, *weights), [to_gate])
+            found: Any = tape.gradient([gate], (mean, *weights), [to_gate])
+            to_mean, *to_weights = found
             share = to_mean / tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32)
             to_x = _excite_gradient(upstream, gate, share)
             return tf.ensure_shape(to_x, x.shape), *to_weights
@@ -191,7 +192,9 @@ def _kernel_gradient(x, upstream, stride: int):
     for length in (height, width):
         missing = max((-(-length // stride) - 1) * stride + size - length, 0)
         padding.append((missing // 2, missing - missing // 2))
-    padded = tf.pad(x, [(0, 0), *padding, (0, 0)])
+    # Or it would be padded as soon as it is there, and the copies kept until now.
+    with tf.control_dependencies([upstream]):
+        padded = tf.pad(x, [(0, 0), *padding, (0, 0)])
     reach = (-(-width // stride) - 1) * stride + _TILE_COLUMNS
     left, right = (
         tf.nn.depthwise_conv2d_backprop_filter(

@@ -169,6 +169,19 @@ def test_depthwise_convolution(stride, size, monkeypatch):
     assert fast - plain >= {"Pad"}
 
 
+def test_the_gradient_of_a_depthwise_kernel_pads_its_images_when_they_are_needed():
+    layer = built(layers.DepthwiseConv2D(5, padding="same", use_bias=False))
+
+    def loss(x):
+        with tf.GradientTape() as tape:
+            total = tf.reduce_sum(layer(x, training=True) ** 2)
+        return tape.gradient(total, layer.kernel.value)
+
+    graph = tf.function(loss, autograph=False).get_concrete_function(images()).graph
+    (pad,) = (op for op in graph.get_operations() if op.type == "Pad")
+    assert pad.control_inputs  # the upstream gradient, or copies would be kept from early on
+
+
 @pytest.mark.parametrize(
     "layer",
     [
