@@ -42,23 +42,41 @@ def main():
     parser.add_argument("--build", default="B7", help="network to build; default: %(default)s")
     parser.add_argument("--export", default="B0", help="and to export; default: %(default)s")
     parser.add_argument("--turns", type=int, default=7, help="default: %(default)s")
+    parser.add_argument("--measure", nargs="+", choices=MEASURES, default=list(MEASURES))
     options = parse(parser)
-    starts = measure({name: partial(start, name) for name in COMMANDS}, options.turns)
-    rows = [
-        row(name, "import keras", starts[name], starts["import keras"], at_most=aim)
+    rows: list[dict] = []
+    seconds: dict[str, list[float]] = {}
+    for name in options.measure:
+        found, lines = MEASURES[name](options)
+        seconds |= found
+        rows += lines
+    report(options, PACKAGES, rows, seconds=seconds)
+
+
+def starting(options: argparse.Namespace):
+    found = measure({name: partial(start, name) for name in COMMANDS}, options.turns)
+    return found, [
+        row(name, "import keras", found[name], found["import keras"], at_most=aim)
         for name, aim in STARTING.items()
     ]
-    builds = measure(builders(options.build), options.turns)
-    rows.append(
-        row(f"build {options.build}", "keras.applications", *builds.values(), at_most=BUILDING)
-    )
+
+
+def building(options: argparse.Namespace):
+    found = measure(builders(options.build), options.turns)
+    figure = f"build {options.build}"
+    return found, [row(figure, "keras.applications", *found.values(), at_most=BUILDING)]
+
+
+def exporting(options: argparse.Namespace):
     with tempfile.TemporaryDirectory() as folder:
-        exports = measure(exporters(options.export, Path(folder)), options.turns)
-    rows += [
-        row(f"{name} {options.export}", "Keras' export", exports[name], exports["keras"], None, aim)
+        found = measure(exporters(options.export, Path(folder)), options.turns)
+    return found, [
+        row(f"{name} {options.export}", "Keras' export", found[name], found["keras"], at_most=aim)
         for name, aim in EXPORTING.items()
     ]
-    report(options, PACKAGES, rows, seconds={**starts, **builds, **exports})
+
+
+MEASURES = {"starting": starting, "building": building, "exporting": exporting}
 
 
 def measure(actions: Mapping[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:

@@ -50,7 +50,7 @@ def _compiled(function: Callable, *ranks: int) -> Callable:
     return tf.function(function, input_signature=signature, autograph=False, jit_compile=True)
 
 
-def swish(x: tf.Tensor) -> tf.Tensor:
+def swish(x: Any) -> Any:
     """`x * sigmoid(x)` of images `[batch, height, width, channels]`."""
     norm = _batch_norm_of(x)
 
@@ -79,7 +79,7 @@ _swish_gradient = _compiled(_slope, 4, 4)
 _normalized_swish_gradient = _compiled(_normalized_slope, 4, 4, 1, 1, 1, 1, 0)
 
 
-def _batch_norm_of(x: tf.Tensor) -> Callable | None:
+def _batch_norm_of(x: Any) -> Callable | None:
     """Returns the gradient of `swish(x)` from what `x` was made of, if that is kept anyway.
 
     The kernel of `layers.BatchNormalization` keeps its input for its own gradient.
@@ -102,7 +102,7 @@ def _batch_norm_of(x: tf.Tensor) -> Callable | None:
                 plain = _normalized_slope(
                     upstream, inputs, means, variances, scale, offset, epsilon
                 )
-            return tape.gradient(plain, arguments, change)
+            return tape.gradient([plain], arguments, [change])
 
         count = tf.cast(tf.size(inputs) // tf.size(mean), tf.float32)
         variance = unbiased * (tf.maximum(count - 1.0, 1.0) / count)
@@ -114,7 +114,7 @@ def _batch_norm_of(x: tf.Tensor) -> Callable | None:
     return lambda upstream: gradient(upstream, inputs, scale, offset)
 
 
-def squeeze_excite(x: tf.Tensor, weights: list[tf.Tensor], activation: Callable) -> tf.Tensor:
+def squeeze_excite(x: Any, weights: list[Any], activation: Callable) -> Any:
     """Weighs each channel of images `[batch, height, width, channels]`.
 
     Args:
@@ -138,7 +138,8 @@ def squeeze_excite(x: tf.Tensor, weights: list[tf.Tensor], activation: Callable)
                 tape.watch((mean, *weights))
                 gate = gate_of(mean, *weights)
             to_gate = tf.reduce_sum(upstream * x, (1, 2))
-            to_mean, *to_weights = tape.gradient(gate, (mean, *weights), to_gate)
+            found: Any = tape.gradient([gate], (mean, *weights), [to_gate])
+            to_mean, *to_weights = found
             share = to_mean / tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32)
             to_x = _excite_gradient(upstream, gate, share)
             return tf.ensure_shape(to_x, x.shape), *to_weights
@@ -154,15 +155,15 @@ _excite_gradient = _compiled(
 )
 
 
-def pointwise(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+def pointwise(x: Any, kernel: Any) -> Any:
     """Convolves images `[batch, height, width, channels]` with `[1, 1, channels, filters]`."""
     channels, filters = kernel.shape[2:]
     pixels = tf.matmul(tf.reshape(x, (-1, channels)), kernel[0, 0])
-    outputs = tf.reshape(pixels, tf.concat([tf.shape(x)[:3], [filters]], 0))
+    outputs: Any = tf.reshape(pixels, (*tf.unstack(tf.shape(x))[:3], filters))
     return tf.ensure_shape(outputs, (*x.shape[:3], filters))
 
 
-def depthwise(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
+def depthwise(x: Any, kernel: Any, stride: int) -> Any:
     """Convolves each channel with its 5x5 kernel, with "same" padding.
 
     Args:
@@ -191,7 +192,9 @@ def _kernel_gradient(x, upstream, stride: int):
     for length in (height, width):
         missing = max((-(-length // stride) - 1) * stride + size - length, 0)
         padding.append((missing // 2, missing - missing // 2))
-    padded = tf.pad(x, [(0, 0), *padding, (0, 0)])
+    # Or it would be padded as soon as it is there, and the copies kept until now.
+    with tf.control_dependencies([upstream]):
+        padded = tf.pad(x, [(0, 0), *padding, (0, 0)])
     reach = (-(-width // stride) - 1) * stride + _TILE_COLUMNS
     left, right = (
         tf.nn.depthwise_conv2d_backprop_filter(

@@ -1,5 +1,7 @@
 """The fast ways through a training step against the plain ones: values and gradients."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -34,14 +36,14 @@ def step(call, layers_used, x, monkeypatch=None, jit_compile=False):
     target = tf.constant(np.random.default_rng(3).normal(size=call(x).shape), tf.float32)
     variables = [weight.value for layer in layers_used for weight in layer.trainable_weights]
 
-    @tf.function(autograph=False, jit_compile=jit_compile)
-    def run(x):
+    def both(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
             y = call(x)
             loss = tf.reduce_sum(y * target)
         return y, tape.gradient(loss, [x, *variables])
 
+    run: Any = tf.function(both, autograph=False, jit_compile=jit_compile)
     if monkeypatch:
         with monkeypatch.context() as patch:
             patch.setattr(layers, "_fast", lambda images, training: None)
@@ -167,6 +169,19 @@ def test_depthwise_convolution(stride, size, monkeypatch):
     assert fast - plain >= {"Pad"}
 
 
+def test_the_gradient_of_a_depthwise_kernel_pads_its_images_when_they_are_needed():
+    layer = built(layers.DepthwiseConv2D(5, padding="same", use_bias=False))
+
+    def loss(x):
+        with tf.GradientTape() as tape:
+            total = tf.reduce_sum(layer(x, training=True) ** 2)
+        return tape.gradient(total, layer.kernel.value)
+
+    graph = tf.function(loss, autograph=False).get_concrete_function(images()).graph
+    (pad,) = (op for op in graph.get_operations() if op.type == "Pad")
+    assert pad.control_inputs  # the upstream gradient, or copies would be kept from early on
+
+
 @pytest.mark.parametrize(
     "layer",
     [
@@ -182,8 +197,10 @@ def test_depthwise_convolution(stride, size, monkeypatch):
     ],
 )
 def test_other_convolutions_are_keras_own(layer, monkeypatch):
-    plain = type(layer).__base__.from_config(layer.get_config())
-    built(layer), built(plain)
+    kind: Any = type(layer).__base__
+    plain = kind.from_config(layer.get_config())
+    built(layer)
+    built(plain)
     ours, kinds = step(lambda x: layer(x, training=True), [layer], images())
     expected, expected_kinds = step(lambda x: plain(x), [plain], images())
     assert kinds == expected_kinds
