@@ -150,7 +150,8 @@ def folder(count: int = 100_000) -> dict:
     figures = {}
     with tempfile.TemporaryDirectory() as where:
         root = Path(where)
-        Image.new("RGB", (4, 4)).save(root / "one.png")
+        source = root / "one.png"
+        Image.new("RGB", (4, 4)).save(source)
         for name, number in (("tenth", count // 10), ("all", count)):
             for index in range(number):
                 target = root / name / f"class-{index % 100:02}"
@@ -184,7 +185,7 @@ TASKS = {"predict": predict, "train": train, "folder": folder}
 
 def main() -> None:
     """Runs each task in a fresh process."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--task", choices=TASKS, action="append", help="repeatable; default: all")
     parser.add_argument("--json", type=Path, help="file to add a line to for each task")
     parser.add_argument("--inside", choices=TASKS, help=argparse.SUPPRESS)
