@@ -326,7 +326,7 @@ def _same_results(expected: Path, found: Path) -> None:
 
 
 def _prepare_predictions(folder: Path) -> None:
-    shutil.copy(_template() / "out" / "model_float32.tflite", folder / "model.tflite")
+    shutil.copy(Path(__file__).parents[1] / "golden" / "model.tflite", folder)
     (folder / "photos").mkdir()
     rng = np.random.default_rng(0)
     for index in range(300):
