@@ -181,7 +181,8 @@ def _check(variant: VariantSpec) -> None:
 
 
 def _check_range(name: str, value: Any, low: float, high: float) -> None:
-    if not (isinstance(value, numbers.Real) and low <= value <= high):
+    known: Any = value if isinstance(value, numbers.Real) else float("nan")
+    if not low <= known <= high:
         raise InputError(f"{name} is {value!r} and must be from {low:g} to {high:,}.")
 
 

@@ -7,8 +7,10 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import flatbuffers
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as tflite_schema
 from fuzz import targets
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -280,6 +282,26 @@ for share in (0, 0.0001, 0.01, 0.3, 0.6, 0.9):
 def test_a_tflite_file_cut_anywhere_is_refused(model_files, tmp_path, run_python):
     """In a process of its own: LiteRT's parser may end it, which this would show."""
     run_python(CUT, model_files["float32"], tmp_path / "model.tflite")
+
+
+def test_damage_that_shows_only_when_a_model_runs(tmp_path):
+    """A buffer that an operator of the golden model needs is no longer found."""
+    path, content = tmp_path / "model.tflite", (targets.GOLDEN / "model.tflite").read_bytes()
+    pixels = np.zeros((1, 32, 32, 3), np.uint8)
+    predictor = ke.Predictor(targets.GOLDEN / "model.tflite")
+    assert predictor.scores(pixels).shape == (1, 2)
+    path.write_bytes(content)
+    model = tflite_schema.ModelT.InitFromPackedBuf(content)
+    first = next(op for op in model.subgraphs[0].operators if len(op.inputs) > 1)
+    model.subgraphs[0].tensors[first.inputs[1]].buffer = 0
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    path.write_bytes(bytes(builder.Output()))
+
+    def run():
+        ke.Predictor(path).scores(pixels)
+
+    assert_refused(run, "The model cannot be run|Cannot load model")
 
 
 def test_a_keras_file_cut_anywhere_is_refused(model_files, tmp_path):

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import re
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -211,6 +212,8 @@ def _member(path: Path) -> bytes | None:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile:
         raise KeyError(FILE_NAME) from None
+    except (ValueError, NotImplementedError, struct.error):  # of names, versions and lengths
+        return None
     with archive:
         if FILE_NAME not in archive.namelist():
             raise KeyError(FILE_NAME)

@@ -195,7 +195,8 @@ class Predictor:
             float32 `[count, classes]`.
 
         Raises:
-            InputError: if the images are of another shape.
+            InputError: if the images are of another shape, or the file is damaged in a way that
+                shows only now.
         """
         expected = (self.info.image_size, self.info.image_size, 3)
         if not len(prepared) or prepared.shape[1:] != expected:
@@ -203,7 +204,12 @@ class Predictor:
                 f"Prepared images of shape {prepared.shape} cannot be used; at least one, each "
                 f"{expected}, can."
             )
-        return self._runner.run(self.info.network_input(prepared))
+        try:
+            return self._runner.run(self.info.network_input(prepared))
+        except MemoryError:
+            raise
+        except Exception as error:  # each runtime has error types of its own
+            raise InputError(f"The model cannot be run: {reason(error)}.") from error
 
     def top(self, scores: np.ndarray, count: int = 5) -> Prediction:
         """Returns the best classes of one row of scores `[classes]`."""

@@ -10,7 +10,7 @@ import queue
 import re
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +148,7 @@ def check_saved_model(path: str | Path) -> None:
                 )
 
 
-def _called(nodes: Sequence, functions: dict[str, Sequence]) -> set[str]:
+def _called(nodes: Sequence, functions: Mapping[str, Sequence]) -> set[str]:
     """Returns the names of the functions that a graph's nodes call, and these in turn."""
     found: set[str] = set()
     waiting = list(nodes)

@@ -97,9 +97,9 @@ def train(steps: int = 20_000) -> dict:
 
     b0 = ke.spec.VARIANTS["B0"]
     tiny = dataclasses.replace(b0, name="tiny", width=0.1, depth=0.3, stages=b0.stages[:1])
-    data = trials.subset(ke.data.load("digits"), 320, 40)
+    data = trials.subset(ke.data.load("digits"), 400, 40)
     model = ke.EfficientNet(tiny, input_shape=(32, 32, 3), classes=10)
-    batch, epochs = 8, PARTS * 10
+    batch, epochs = 4, PARTS * 10
     repeat = steps // epochs // (len(data.train) // batch)
     labels = np.tile(data.train.labels, repeat)
     examples = type(data.train)(np.tile(data.train.pixels, (repeat, 1, 1, 1)), labels)
@@ -122,7 +122,7 @@ def train(steps: int = 20_000) -> dict:
             dataclasses.replace(data, train=examples),
             training.recipe("small", batch_size=batch, epochs=epochs),
             image_size=32,
-            execution=training.Execution(checkpoint_seconds=5),
+            execution=training.Execution(checkpoint_seconds=5, steps_per_execution=20),
             folder=Path(folder),
         )
     assert len(history) == epochs
@@ -150,7 +150,8 @@ def folder(count: int = 100_000) -> dict:
     figures = {}
     with tempfile.TemporaryDirectory() as where:
         root = Path(where)
-        Image.new("RGB", (4, 4)).save(root / "one.png")
+        source = root / "one.png"
+        Image.new("RGB", (4, 4)).save(source)
         for name, number in (("tenth", count // 10), ("all", count)):
             for index in range(number):
                 target = root / name / f"class-{index % 100:02}"
@@ -184,7 +185,7 @@ TASKS = {"predict": predict, "train": train, "folder": folder}
 
 def main() -> None:
     """Runs each task in a fresh process."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--task", choices=TASKS, action="append", help="repeatable; default: all")
     parser.add_argument("--json", type=Path, help="file to add a line to for each task")
     parser.add_argument("--inside", choices=TASKS, help=argparse.SUPPRESS)

@@ -326,7 +326,7 @@ def _same_results(expected: Path, found: Path) -> None:
 
 
 def _prepare_predictions(folder: Path) -> None:
-    shutil.copy(_template() / "out" / "model_float32.tflite", folder / "model.tflite")
+    shutil.copy(Path(__file__).parents[1] / "golden" / "model.tflite", folder)
     (folder / "photos").mkdir()
     rng = np.random.default_rng(0)
     for index in range(300):
@@ -368,7 +368,7 @@ JOBS = {
 
 def main() -> None:
     """Runs the jobs in turn, or sums up what earlier runs have recorded."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--job", choices=JOBS, action="append", help="repeatable; default: all")
     parser.add_argument("--rounds", type=int, default=1000, help="of each job; default: many")
     parser.add_argument("--seconds", type=float, default=280, help="in all; default: %(default)s")

@@ -82,7 +82,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--inside"]:
         inside(sys.argv[2], sys.argv[3:])
         return
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--target", choices=TARGETS, action="append", help="repeatable; all if not")
     parser.add_argument("--seconds", type=int, default=240, help="in all; default: %(default)s")
     parser.add_argument("--seed", type=int, default=1)

@@ -92,7 +92,12 @@ def descriptions() -> dict[str, bytes]:
     text = json.dumps(full, ensure_ascii=False)
     with zipfile.ZipFile(archive := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("keras_efficientnet.json", text)
-    return {"full": text.encode(), "archive": archive.getvalue()}
+    content = archive.getvalue()
+    # A name in the list of members that is not UTF-8 though it is marked so.
+    at = content.rindex(b"keras_efficientnet.json")
+    foreign = bytearray(content)
+    foreign[at + 3], foreign[at - 46 + 9] = 0xAB, 0x08
+    return {"full": text.encode(), "archive": content, "foreign": bytes(foreign)}
 
 
 def main() -> None:

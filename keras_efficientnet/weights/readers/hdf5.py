@@ -57,7 +57,7 @@ def _refuse_other_files(file: Any, path: str) -> None:
     elsewhere: list[str] = []
 
     def visit(name: str, link: Any) -> None:
-        item = file[name] if isinstance(link, h5py.HardLink) else None
+        item: Any = file[name] if isinstance(link, h5py.HardLink) else None
         outside = isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)
         if isinstance(link, h5py.ExternalLink) or outside:
             elsewhere.append(name)
