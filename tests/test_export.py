@@ -47,6 +47,7 @@ def test_a_model_without_class_names_takes_those_of_the_data(network, photos, tm
     def described(name, model, info=None, data=data):
         ke.export(model, tmp_path / name, calibration=data, info=info)
         found = deploy.read_info(tmp_path / name / "model_float32.tflite")
+        assert found
         return found.class_names, found.crop_fraction
 
     assert described("bare", network.model) == (("a", "b", "c"), 1.0)

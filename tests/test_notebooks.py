@@ -78,11 +78,9 @@ def test_every_notebook_is_run_here():
 def test_outputs_are_small_and_of_one_whole_run(name):
     notebook = read(name)
     cells = code_cells(notebook)
-    if not any(cell.outputs for cell in cells):
-        pytest.skip(f"{name} was kept without outputs; examples/run_notebooks.py makes them")
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
-    assert len(outputs) >= 5
+    assert len(outputs) >= 4
     assert any("image/svg+xml" in output.get("data", ()) for output in outputs) or name[1] in "67"
     for output in outputs:
         assert output.output_type != "error"
