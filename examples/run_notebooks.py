@@ -68,7 +68,7 @@ def executed(path: Path, folder: str | Path, parameters: str = "") -> nbformat.N
 
 def _is_noise(output: nbformat.NotebookNode) -> bool:
     """Takes notes about the machine out of an output; whether nothing is left of it."""
-    if output.get("name") != "stderr":
+    if output.output_type != "stream":
         return False
     output.text = NOTES.sub("", output.text)
     return not output.text.strip()
