@@ -192,9 +192,10 @@ def _kernel_gradient(x, upstream, stride: int):
     for length in (height, width):
         missing = max((-(-length // stride) - 1) * stride + size - length, 0)
         padding.append((missing // 2, missing - missing // 2))
+    paddings = tf.constant([(0, 0), *padding, (0, 0)])
     # Or it would be padded as soon as it is there, and the copies kept until now.
     with tf.control_dependencies([upstream]):
-        padded = tf.pad(x, [(0, 0), *padding, (0, 0)])
+        padded = tf.pad(x, paddings)
     reach = (-(-width // stride) - 1) * stride + _TILE_COLUMNS
     left, right = (
         tf.nn.depthwise_conv2d_backprop_filter(
