@@ -5,6 +5,7 @@ file needs it. It is also a program: `python runtime.py MODEL IMAGES.npy OUTPUTS
 model over an array in a fresh interpreter, which is how exported files are checked.
 """
 
+import math
 import os
 import queue
 import re
@@ -19,6 +20,8 @@ from typing import Any
 import numpy as np
 
 BATCH_SIZE = 64
+# L2's largest activation for an image of 800 px takes a quarter of it.
+MAX_TENSOR_BYTES = 2**31
 # TensorFlow operations that reach beyond the numbers of a network: to files, to Python, or to
 # other machines.
 _REACHING_OUT = re.compile(
@@ -232,6 +235,10 @@ class _LiteModel:
         from ai_edge_litert.interpreter import Interpreter
 
         interpreter = Interpreter(model_content=self._content, num_threads=threads)
+        for tensor in interpreter.get_tensor_details():
+            size = math.prod(map(int, tensor["shape"])) * np.dtype(tensor["dtype"]).itemsize
+            if not 0 <= size <= MAX_TENSOR_BYTES:
+                raise ValueError(f"its tensor {tensor['name']!r} would take {size:,} bytes")
         interpreter.allocate_tensors()
         return interpreter
 

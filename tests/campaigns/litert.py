@@ -2,14 +2,16 @@
 
     python tests/campaigns/litert.py --count 1000
 
-Each file is the golden model with one to three changed bits, opened and run in a child of its own:
-LiteRT's parser may end a process, which Python cannot prevent. Linux only.
+Each file is the golden model with one to three changed bits, opened and run in a child of its own
+that may have six gigabytes: LiteRT may end a process, or ask for any amount of memory, which Python
+cannot prevent. Linux only.
 """
 
 import argparse
 import json
 import os
 import random
+import resource
 import signal
 import tempfile
 from collections import Counter
@@ -21,6 +23,7 @@ import keras_efficientnet as ke
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "model.tflite"
 SECONDS = 20
+MEMORY = 6 * 2**30
 OUTCOMES = ("an answer", "a sentence", "another exception")
 
 
@@ -42,6 +45,7 @@ def in_child(path: Path) -> str:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 2)
         signal.alarm(SECONDS)
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         os._exit(outcome(path))
     _, status = os.waitpid(child, 0)
     if not os.WIFSIGNALED(status):
