@@ -28,7 +28,7 @@ TO_REACH = 1.6
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--variant", default="B0", help="default: %(default)s")
+    parser.add_argument("--variant", default="B0", help="or tiny; default: %(default)s")
     parser.add_argument("--image-size", type=int, default=96, help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=2, help="of an epoch; default: %(default)s")
@@ -111,7 +111,8 @@ def seconds_of_epochs(options: argparse.Namespace) -> list[float]:
     batch = rng.integers(0, 256, (share, *shape), np.uint8), rng.integers(0, CLASSES, share)
     keras.utils.set_random_seed(1)
     with distribution.over_devices():
-        model = ke.EfficientNet(options.variant, input_shape=shape, classes=CLASSES)
+        network = ke.study.base(options.variant)
+        model = ke.EfficientNet(network, input_shape=shape, classes=CLASSES)
         recipe = ke.training.recipe("small", batch_size=options.batch_size, epochs=options.epochs)
         recipe.compile(model, options.steps)
         clock = Clock()

@@ -94,7 +94,7 @@ def test_startup(run):
 def test_processes(run):
     pytest.importorskip("jax")
     small = ("--image-size", 32, "--batch-size", 2, "--steps", 1, "--epochs", 2, "--rounds", 1)
-    report, _ = run("processes", *small)
+    report, _ = run("processes", "--variant", "tiny", *small)
     assert names(report) == [("speed of two processes", "one")]
     assert len(report["seconds_an_epoch"]["two processes"]) == 1
 
