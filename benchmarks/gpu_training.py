@@ -114,7 +114,7 @@ def compare(variant: str, rates: dict[str, dict[int, list[float]]]) -> list[dict
 
 
 def summary(variant: str, size: int, rates: dict, feed: float) -> dict[str, Any]:
-    work = OPERATIONS_A_STEP * ke.cost(variant, size).multiply_adds
+    work = OPERATIONS_A_STEP * ke.cost.cost(variant, size).multiply_adds
     peak = peak_of_card()
     networks = {
         name: {

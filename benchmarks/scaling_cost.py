@@ -75,7 +75,7 @@ def measure(along: str, variant: str, size: int | None, batch: int, turns: int) 
     with running(command) as process:
         memory = process.loaded
         steps = [step for _ in range(turns) for step in process.ask("step")]
-    cost = ke.cost(variant, size)
+    cost = ke.cost.cost(variant, size)
     values = KEPT_OF_A_CONVOLUTION * batch * cost.activations + KEPT_OF_A_WEIGHT * cost.trainable
     return {
         "along": along,

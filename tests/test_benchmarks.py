@@ -53,8 +53,7 @@ def test_the_pairs_of_a_report(monkeypatch):
     assert "reached" not in peers.row("memory", "other", [1], [2])
 
 
-@pytest.mark.slow
-@pytest.mark.torch
+@pytest.mark.benchmark
 def test_training_step(run):
     pytest.importorskip("timm")
     options = ("--image-size", 32, "--batch-size", 2, "--turns", 1, "--rounds", 1)
@@ -74,13 +73,13 @@ def test_scaling_cost(run, tmp_path):
     two, four = report["points"]
     assert (two["at"], four["at"]) == (2, 4)
     assert four["predicted_time"] == 2 * two["predicted_time"]
-    assert two["predicted_time"] == 2 * ke.cost("B0", 32).multiply_adds
+    assert two["predicted_time"] == 2 * ke.cost.cost("B0", 32).multiply_adds
     assert min(two["time"], two["memory"]) > 0
     assert picture.read_text(encoding="utf-8").startswith("<svg")
     assert "batch 4" in printed
 
 
-@pytest.mark.slow
+@pytest.mark.benchmark
 def test_startup(run):
     report, _ = run("startup", "--build", "B0", "--export", "B0", "--turns", 1)
     assert [figure for figure, _ in names(report)] == [
@@ -89,8 +88,7 @@ def test_startup(run):
     ]
 
 
-@pytest.mark.slow
-@pytest.mark.jax
+@pytest.mark.benchmark
 def test_processes(run):
     pytest.importorskip("jax")
     small = ("--image-size", 32, "--batch-size", 2, "--steps", 1, "--epochs", 2, "--rounds", 1)
