@@ -47,7 +47,7 @@ def main():
     parser.add_argument("--small", action="store_true", help="two small points of each")
     parser.add_argument("--turns", type=int, default=3, help="of 3 steps; default: %(default)s")
     parser.add_argument("--points", nargs="+", default=[], help="figures of runs before, as --json")
-    parser.add_argument("--plot", type=Path, help="SVG file to draw all points into")
+    parser.add_argument("--plot", help="SVG file to draw all points into")
     options = parse(parser)
     points = [
         point
@@ -65,7 +65,7 @@ def main():
         )
     report(options, PACKAGES, [], points=points)
     if options.plot:
-        options.plot.write_text(plots.to_svg(plots.cost_growth(points)), encoding="utf-8")
+        Path(options.plot).write_text(plots.to_svg(plots.cost_growth(points)), encoding="utf-8")
 
 
 def measure(along: str, variant: str, size: int | None, batch: int, turns: int) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def test_the_pairs_of_a_report(monkeypatch):
     assert "reached" not in peers.row("memory", "other", [1], [2])
 
 
-@pytest.mark.benchmark
+@pytest.mark.exhaustive
 def test_training_step(run):
     pytest.importorskip("timm")
     options = ("--image-size", 32, "--batch-size", 2, "--turns", 1, "--rounds", 1)
@@ -79,7 +79,7 @@ def test_scaling_cost(run, tmp_path):
     assert "batch 4" in printed
 
 
-@pytest.mark.benchmark
+@pytest.mark.exhaustive
 def test_startup(run):
     report, _ = run("startup", "--build", "B0", "--export", "B0", "--turns", 1)
     assert [figure for figure, _ in names(report)] == [
@@ -88,7 +88,7 @@ def test_startup(run):
     ]
 
 
-@pytest.mark.benchmark
+@pytest.mark.exhaustive
 def test_processes(run):
     pytest.importorskip("jax")
     small = ("--image-size", 32, "--batch-size", 2, "--steps", 1, "--epochs", 2, "--rounds", 1)

@@ -1,4 +1,4 @@
-"""Whole networks through every format, and real weights on real photos. Minutes, so `slow`."""
+"""Whole networks through every format, and real weights on real photos. Minutes."""
 
 import re
 import subprocess
@@ -19,11 +19,17 @@ SHARED = Path(__file__).parents[2] / "shared"
 WEIGHTS = SHARED / "weights" / "efficientnet_b0_imagenet_partial_torch_layout.npz"
 FLOAT32 = ("keras", "saved_model", "tflite_float32", "onnx")
 
-pytestmark = pytest.mark.slow
+slow, exhaustive = pytest.mark.slow, pytest.mark.exhaustive
 
 
 @pytest.mark.parametrize(
-    ("variant", "size"), [("B0", 128), ("B4", 128), ("Lite0", 128), ("V2-B0", 128)]
+    ("variant", "size"),
+    [
+        pytest.param("B0", 128, marks=slow),
+        pytest.param("B4", 128, marks=slow),
+        pytest.param("Lite0", 128, marks=exhaustive),
+        pytest.param("V2-B0", 128, marks=exhaustive),
+    ],
 )
 def test_every_format_gives_the_numbers_of_the_keras_model(variant, size, tell_apart, tmp_path):
     pytest.importorskip("tf2onnx")
@@ -77,6 +83,7 @@ def flowers():
     return open_network(model, {"class_names": data.class_names}), data
 
 
+@slow
 def test_mediapipe_classifies_photos_as_the_keras_model_does(flowers, tmp_path):
     mediapipe = pytest.importorskip("mediapipe", exc_type=ImportError)
     from mediapipe.tasks.python import BaseOptions, vision
@@ -105,6 +112,7 @@ def test_mediapipe_classifies_photos_as_the_keras_model_does(flowers, tmp_path):
         assert agreement == 1 if name == "float32" else agreement >= 0.75
 
 
+@slow
 def test_files_that_are_served_are_classified_as_the_predictor_does(flowers, tmp_path):
     import tensorflow as tf
 
@@ -125,6 +133,7 @@ def test_files_that_are_served_are_classified_as_the_predictor_does(flowers, tmp
     np.testing.assert_allclose(scores[:, 0], [answer.score for answer in answers], atol=0.05)
 
 
+@slow
 def test_the_page_on_serving_shows_what_the_tool_shows(tmp_path):
     page = Path(__file__).parents[1] / "docs" / "serving.md"
     names = ["daisy", "dandelion", "roses", "sunflowers", "tulips"]
@@ -157,6 +166,7 @@ np.save(sys.argv[3], ke.Predictor(sys.argv[1]).scores(np.load(sys.argv[2])))
 
 
 @pytest.mark.jax
+@slow
 def test_every_way_to_run_the_network_names_the_same_class(flowers, tmp_path, run_python):
     """Keras on TensorFlow and on JAX, SavedModel, LiteRT and ONNX, on real photos."""
     for module in ("jax", "tf2onnx", "onnxruntime"):

@@ -188,11 +188,10 @@ def test_a_killed_run_on_prepared_data_ends_as_an_unbroken_one(
     assert resumed_history == history
 
 
-@pytest.mark.jax
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
 def test_killed_runs_end_as_unbroken_ones_on_jax_too():
-    kinds = "averaged or half"
+    kinds = "averaged or accumulating or half"
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-n", "0", "-k", f"killed_run and ({kinds})", __file__],
         env={**os.environ, "KERAS_BACKEND": "jax"},
@@ -201,7 +200,7 @@ def test_killed_runs_end_as_unbroken_ones_on_jax_too():
         check=False,
     )
     assert result.returncode == 0, result.stdout
-    assert "2 passed" in result.stdout
+    assert "3 passed" in result.stdout
 
 
 def test_a_finished_run_is_not_run_again(tiny, data, held_out, unbroken, tmp_path):

@@ -117,7 +117,7 @@ def test_it_runs(execute, name):
     assert "WARNING:absl" not in str(notebook)  # the converter's, which means nothing to readers
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_hosts_train_as_one(execute):
     text = printed(execute("07_distributed"))
     assert "2 device(s): 2 share each batch" in text

@@ -122,16 +122,16 @@ def test_killed_runs_end_with_the_bits_of_an_unbroken_one(tmp_path):
     assert_same_weights(whole / "final.weights.h5", broken / "final.weights.h5")
 
 
-@pytest.mark.slow
-def test_a_whole_run_survives_ten_kills(tmp_path):
+@pytest.mark.exhaustive
+def test_a_whole_run_survives_twenty_kills(tmp_path):
     """Training, evaluation, export and verification, killed at any moment of them."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     started = time.monotonic()
     finish(TRAIN, whole)
     seconds = time.monotonic() - started
     rng = random.Random(1)
-    for count in range(10):
-        if count < 4:
+    for count in range(20):
+        if count < 8:
             kill(TRAIN, broken, tmp_path / "broken.partial", rng, while_writing=count % 2 == 0)
         else:
             child = start(TRAIN, broken)

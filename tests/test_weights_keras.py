@@ -13,7 +13,8 @@ from weights_helpers import application, images, outputs, randomize, relative_di
 import keras_efficientnet as ke
 from keras_efficientnet import spec, weights
 
-SLOW = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "V2-B1", "V2-B2", "V2-B3", "V2-S", "V2-M", "V2-L")
+SLOW = ("B1", "B2", "B3", "B4", "B7", "V2-B1", "V2-B2", "V2-B3", "V2-S")
+EXHAUSTIVE = ("B5", "B6", "V2-M", "V2-L")
 LAYOUTS = ("model.weights.h5", "model.keras", "model.h5", "saved_model")
 EXPORTED = pytest.param("saved_model", marks=pytest.mark.slow)
 
@@ -69,6 +70,7 @@ def build(variant, **options):
         ("V2-B0", LAYOUTS[0]),
         *(pytest.param("V2-B0", name, marks=pytest.mark.slow) for name in LAYOUTS[1:]),
         *(pytest.param(name, LAYOUTS[0], marks=pytest.mark.slow) for name in SLOW),
+        *(pytest.param(name, LAYOUTS[0], marks=pytest.mark.exhaustive) for name in EXHAUSTIVE),
     ],
 )
 def test_every_layout_gives_the_outputs_of_keras_applications(variant, layout, tmp_path, made):

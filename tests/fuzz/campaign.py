@@ -26,8 +26,11 @@ INPUT_SECONDS = 30
 MEMORY_MB = 2048
 
 
-def fuzz(target: str, seconds: int, found: Path, seed: int = 1) -> dict:
+def fuzz(target: str, seconds: int, found: Path, seed: int = 1, memory_mb: int = MEMORY_MB) -> dict:
     """Fuzzes one target in a fresh process, and returns its figures.
+
+    The memory of the process begins with that of its parent, as Linux counts it, which must be
+    small for `memory_mb` to mean anything; 0 is no limit.
 
     Raises:
         RuntimeError: if an input is found; it is in the folder `found`.
@@ -37,7 +40,7 @@ def fuzz(target: str, seconds: int, found: Path, seed: int = 1) -> dict:
         command += [
             f"-max_total_time={seconds}",
             f"-timeout={INPUT_SECONDS}",
-            f"-rss_limit_mb={MEMORY_MB}",
+            f"-rss_limit_mb={memory_mb}",
             f"-artifact_prefix={found}/{target}-",
             f"-seed={seed}",
             "-max_len=20000",
