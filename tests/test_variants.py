@@ -268,14 +268,14 @@ def test_an_empty_folder_or_file_is_refused(small, tmp_path):
         ke.EfficientNet(small, weights=other)
 
 
-ON_JAX = """
+ELSEWHERE = """
 import sys
 import keras
 import numpy as np
 import keras_efficientnet as ke
 
-assert keras.backend.backend() == "jax"
-folder = sys.argv[1]
+folder, backend = sys.argv[1:]
+assert keras.backend.backend() == backend
 x = np.load(folder + "/x.npy")
 model = ke.EfficientNetB0(
     weights=folder + "/b0.weights.h5", input_shape=(75, 64, 3), classifier_activation=None
@@ -284,18 +284,22 @@ np.save(folder + "/y.npy", model.predict(x, verbose=0))
 
 layer = ke.layers.BatchNormalization(momentum=0.9)
 layer(x, training=True)
-np.save(folder + "/mean.npy", np.array(layer.moving_mean.value))
+np.save(folder + "/mean.npy", keras.ops.convert_to_numpy(layer.moving_mean))
 """
 
 
-@pytest.mark.jax
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
-def test_jax_gives_the_outputs_of_tensorflow(randomize, run_python, tmp_path):
+@pytest.mark.parametrize(
+    "backend",
+    [pytest.param("jax", marks=pytest.mark.jax), pytest.param("torch", marks=pytest.mark.torch)],
+)
+def test_other_backends_give_the_outputs_of_tensorflow(backend, randomize, run_python, tmp_path):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
     model = randomize(ke.EfficientNetB0(input_shape=(75, 64, 3), classifier_activation=None))
     model.save_weights(tmp_path / "b0.weights.h5")
     x = photos(2, 75, 64, 3)
     np.save(tmp_path / "x.npy", x)
-    run_python(ON_JAX, tmp_path, KERAS_BACKEND="jax")
+    run_python(ELSEWHERE, tmp_path, backend, KERAS_BACKEND=backend)
     expected = outputs_of(model, x)
     np.testing.assert_allclose(
         np.load(tmp_path / "y.npy"), expected, rtol=0, atol=1e-5 * np.abs(expected).max()
