@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -107,6 +108,29 @@ def test_a_full_disk_in_an_export(tmp_path, capsys):
         assert "too large" in reason
     assert "Traceback" not in capsys.readouterr().err
     assert files_of(tmp_path) == before
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own with 64 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a file system cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_file_system_that_is_full(small_disk):
+    earlier = small_disk / "model_float32.tflite"
+    earlier.write_bytes(b"the earlier result")
+    (small_disk / "other").write_bytes(bytes(50_000))
+    network = open_network(GOLDEN / "model.keras")
+    with pytest.raises(deploy.ExportError, match="No space left"):
+        deploy.export(network, small_disk, "tflite", overwrite=True)
+    assert earlier.read_bytes() == b"the earlier result"
+    assert {path.name for path in small_disk.iterdir()} == {earlier.name, "other"}
 
 
 def fit(tiny, folder, **options):
