@@ -24,6 +24,7 @@ from keras_efficientnet.deploy.litert import (
     Quantization,
     export_tflite,
 )
+from keras_efficientnet.deploy.metadata import ModelInfo
 from keras_efficientnet.deploy.network import Info, Model, Network, normalizes, open_network
 from keras_efficientnet.deploy.onnx import check_onnx, export_onnx
 from keras_efficientnet.deploy.quantization import Int8Options
@@ -207,9 +208,10 @@ def _check_request(
 
 def _named(network: Network, data: DataSet, info: Info) -> Network:
     """Gives a classifier without class names those of the data, and the crop they go with."""
-    told = {} if info is None else info if isinstance(info, Mapping) else vars(info)
-    known = network.info.class_names and "class_names" not in told
-    if known or network.output_shape != (len(data.class_names),):
+    if isinstance(info, ModelInfo) or network.output_shape != (len(data.class_names),):
+        return network
+    told = info or {}
+    if network.info.class_names and "class_names" not in told:
         return network
     fields = {"class_names": data.class_names, "crop_fraction": data.crop_fraction}
     return open_network(network, {**fields, **told})
