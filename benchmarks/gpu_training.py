@@ -16,11 +16,22 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peers import keras_applications_network, parse, report, row, serving, timm_network
+from peers import (
+    Step,
+    keras_applications_network,
+    keras_step,
+    parse,
+    report,
+    row,
+    serving,
+    timm_network,
+    torch_step,
+)
 
 import keras_efficientnet as ke
 from keras_efficientnet.deploy.benchmark import answer, running
@@ -34,11 +45,8 @@ PIPELINE = "input pipeline"
 # Dense bfloat16 of the vendor's data sheets, in operations a second.
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
 OPERATIONS_A_STEP = 2 * 3  # for each multiply-add
-LEARNING_RATE, MOMENTUM = 1e-3, 0.9
 WARM_UP = 3
 MAX_BATCH = 4096
-
-Step = Callable[[], float]
 
 
 def main():
@@ -174,15 +182,7 @@ def serve(name: str, options: Any) -> None:
     answer(load)
 
 
-def ours(options: Any, pixels: np.ndarray, labels: np.ndarray, xla: bool) -> Step:
-    return keras_step(ke.EfficientNet, options, pixels, labels, xla)
-
-
-def keras_applications(options: Any, pixels: np.ndarray, labels: np.ndarray, xla: bool) -> Step:
-    return keras_step(keras_applications_network, options, pixels, labels, xla)
-
-
-def keras_step(build: Callable, options: Any, pixels, labels, xla: bool) -> Step:
+def in_keras(build: Callable, options: Any, pixels, labels, *, xla: bool) -> Step:
     import keras
     import tensorflow as tf
 
@@ -190,10 +190,8 @@ def keras_step(build: Callable, options: Any, pixels, labels, xla: bool) -> Step
         raise InputError("TensorFlow sees no GPU; --device cpu tries the script without one.")
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = build(options.variant, input_shape=pixels.shape[1:])
-    optimizer = keras.optimizers.RMSprop(LEARNING_RATE, momentum=MOMENTUM)
-    model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=xla)
-    images, targets = tf.constant(pixels), tf.constant(labels)  # on the card
-    return lambda: float(np.ravel(model.train_on_batch(images, targets))[0])
+    on_the_card = tf.constant(pixels), tf.constant(labels)
+    return keras_step(model, *on_the_card, jit_compile=xla)
 
 
 def timm(options: Any, pixels: np.ndarray, labels: np.ndarray) -> Step:
@@ -201,27 +199,17 @@ def timm(options: Any, pixels: np.ndarray, labels: np.ndarray) -> Step:
 
     device = "cuda" if options.device == "gpu" else "cpu"
     network = timm_network(options.variant).train().to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.RMSprop(network.parameters(), LEARNING_RATE, momentum=MOMENTUM)
     images = (torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() - 127) / 60
     targets = torch.from_numpy(labels).to(device)
     compiled = torch.compile(network) if options.device == "gpu" else network
-
-    def step():
-        optimizer.zero_grad()
-        with torch.autocast(device, torch.bfloat16):
-            loss = torch.nn.functional.cross_entropy(compiled(images), targets)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
+    return torch_step(compiled, images, targets, lambda: torch.autocast(device, torch.bfloat16))
 
 
 NETWORKS: dict[str, Callable[[Any, np.ndarray, np.ndarray], Step]] = {
-    OURS: lambda *arguments: ours(*arguments, xla=False),
-    OURS_XLA: lambda *arguments: ours(*arguments, xla=True),
-    KERAS: lambda *arguments: keras_applications(*arguments, xla=False),
-    KERAS_XLA: lambda *arguments: keras_applications(*arguments, xla=True),
+    OURS: partial(in_keras, ke.EfficientNet, xla=False),
+    OURS_XLA: partial(in_keras, ke.EfficientNet, xla=True),
+    KERAS: partial(in_keras, keras_applications_network, xla=False),
+    KERAS_XLA: partial(in_keras, keras_applications_network, xla=True),
     TIMM: timm,
 }
 

@@ -7,15 +7,20 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from keras_efficientnet.deploy.benchmark import processor, ratios, running
 from keras_efficientnet.deploy.runtime import available_cores
 
+Step = Callable[[], float]
+"""One step of training on one batch, which returns the loss."""
+# What every network learns with.
+LEARNING_RATE, MOMENTUM = 1e-3, 0.9
 CLOCKS = {"wall": time.perf_counter, "CPU": time.process_time}
 
 # What importing torchvision asks for, where its compiled operators do not fit the PyTorch.
@@ -49,6 +54,37 @@ def keras_applications_network(variant: str, **options: Any) -> Any:
     import keras
 
     return getattr(keras.applications, f"EfficientNet{variant}")(weights=None, **options)
+
+
+def keras_step(model: Any, images: Any, labels: Any, jit_compile: bool | str = "auto") -> Step:
+    """Compiles a Keras network, and returns its step."""
+    import keras
+
+    optimizer = keras.optimizers.RMSprop(LEARNING_RATE, momentum=MOMENTUM)
+    model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=jit_compile)
+    return lambda: float(np.ravel(model.train_on_batch(images, labels))[0])
+
+
+def torch_step(
+    network: Any,
+    images: Any,
+    labels: Any,
+    precision: Callable[[], AbstractContextManager] = nullcontext,
+) -> Step:
+    """Returns the step of a network in PyTorch, whose loss is computed within `precision`."""
+    import torch
+
+    optimizer = torch.optim.RMSprop(network.parameters(), LEARNING_RATE, momentum=MOMENTUM)
+
+    def step():
+        optimizer.zero_grad()
+        with precision():
+            loss = torch.nn.functional.cross_entropy(network(images), labels)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
 
 
 def serving(script: str, name: str, options: argparse.Namespace) -> list[str]:

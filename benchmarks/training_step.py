@@ -17,7 +17,9 @@ from collections.abc import Callable
 import numpy as np
 from peers import (
     CLOCKS,
+    Step,
     keras_applications_network,
+    keras_step,
     parse,
     report,
     row,
@@ -25,6 +27,7 @@ from peers import (
     take_turns,
     timed,
     timm_network,
+    torch_step,
 )
 
 from keras_efficientnet.deploy.benchmark import answer, peak_memory
@@ -36,9 +39,6 @@ STEPS_A_TURN = 3
 # How many times the peer's speed and memory ours are to be.
 SPEED = {KERAS: 1.6, TIMM: 1.4}
 MEMORY = {KERAS: 0.75, TIMM: None}
-LEARNING_RATE, MOMENTUM = 1e-3, 0.9
-
-Step = Callable[[], float]
 
 
 def main():
@@ -102,31 +102,13 @@ def keras_applications(variant: str, pixels: np.ndarray, labels: np.ndarray) -> 
     return keras_step(model, pixels, labels)
 
 
-def keras_step(model, pixels: np.ndarray, labels: np.ndarray) -> Step:
-    import keras
-
-    optimizer = keras.optimizers.RMSprop(LEARNING_RATE, momentum=MOMENTUM)
-    model.compile(optimizer, "sparse_categorical_crossentropy")
-    return lambda: float(np.ravel(model.train_on_batch(pixels, labels))[0])
-
-
 def timm(variant: str, pixels: np.ndarray, labels: np.ndarray) -> Step:
     import torch
 
     torch.set_num_threads(available_cores())
     network = timm_network(variant).train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.RMSprop(network.parameters(), LEARNING_RATE, momentum=MOMENTUM)
     images = torch.from_numpy((pixels - 127) / 60).permute(0, 3, 1, 2)  # channels last in memory
-    targets = torch.from_numpy(labels)
-
-    def step():
-        optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(network(images), targets)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
+    return torch_step(network, images, torch.from_numpy(labels))
 
 
 STEPS: dict[str, Callable[[str, np.ndarray, np.ndarray], Step]] = {
