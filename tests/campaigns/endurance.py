@@ -25,9 +25,11 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 from PIL import Image
+from records import record
 
 import keras_efficientnet as ke
 
@@ -197,10 +199,7 @@ def main() -> None:
         command = [sys.executable, __file__, "--inside", task]
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         figures = {"task": task, **json.loads(output.splitlines()[-1])}
-        print(figures, flush=True)
-        if options.json:
-            with options.json.open("a") as file:
-                file.write(json.dumps(figures) + "\n")
+        record(figures, options.json)
 
 
 if __name__ == "__main__":

@@ -33,11 +33,13 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
+from records import record
 
 import keras_efficientnet as ke
 from keras_efficientnet import cli, deploy, study, training
@@ -138,7 +140,7 @@ def kill(job: Job, folder: Path, log: Path, delay: float) -> bool:
 
 
 def campaign(
-    name: str, rounds: int, seconds: float, seed: int, folder: Path, record: Callable[[dict], None]
+    name: str, rounds: int, seconds: float, seed: int, folder: Path, figures: Path | None
 ) -> int:
     """Kills one job again and again, and returns how often."""
     job, rng, started = JOBS[name], random.Random(f"{name} {seed}"), time.monotonic()
@@ -164,7 +166,7 @@ def campaign(
         finish(lambda at=broken: job.same(expected, at), log)
         shutil.rmtree(broken)
         kills += killed
-        record({"job": name, "seed": seed, "round": number, "kills": killed})
+        record({"job": name, "seed": seed, "round": number, "kills": killed}, figures)
     return kills
 
 
@@ -384,19 +386,13 @@ def main() -> None:
         print(json.dumps({"rounds": len(lines), "kills": kills.total(), **kills}, indent=1))
         return
 
-    def record(line: dict) -> None:
-        print(line, flush=True)
-        if options.json:
-            with options.json.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-
     names = options.job or list(JOBS)
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             where = Path(folder, name)
             where.mkdir()
             share = options.seconds / len(names)
-            print(name, campaign(name, options.rounds, share, options.seed, where, record))
+            print(name, campaign(name, options.rounds, share, options.seed, where, options.json))
 
 
 if __name__ == "__main__":

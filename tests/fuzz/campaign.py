@@ -11,7 +11,6 @@ than half a minute or more than two gigabytes, is kept and ends the campaign. `-
 
 import argparse
 import importlib
-import json
 import re
 import subprocess
 import sys
@@ -20,6 +19,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from records import record
+
 SEEDS = Path(__file__).parent / "seeds"
 TARGETS = tuple(sorted(path.name for path in SEEDS.iterdir()))
 INPUT_SECONDS = 30
@@ -102,10 +103,7 @@ def main() -> None:
     names = options.target or TARGETS
     for name in names:
         figures = fuzz(name, options.seconds // len(names), options.found, options.seed)
-        print(figures, flush=True)
-        if options.json:
-            with options.json.open("a") as file:
-                file.write(json.dumps(figures) + "\n")
+        record(figures, options.json)
 
 
 if __name__ == "__main__":
