@@ -27,7 +27,7 @@ needs_jax = pytest.mark.skipif(
 needs_flowers = pytest.mark.skipif(not FLOWERS.exists(), reason="needs the photos in ../shared")
 
 NETWORK = """
-import dataclasses, json, sys
+import dataclasses, json, os, sys
 import keras
 import numpy as np
 import keras_efficientnet as ke
@@ -97,6 +97,10 @@ def work():
         model = ke.EfficientNet(tiny, input_shape=(32, 32, 3), classes=5)
         history = fit(model, data, chosen, image_size=32, seed=1, held_out=held_out)
         assert distribution.device_count() == (2 if hosts else 1)
+    if sys.platform == "linux":  # for gloo's thread
+        threads = [int(thread) for thread in os.listdir("/proc/self/task")]
+        policies = [os.sched_getscheduler(thread) for thread in threads]
+        assert (os.SCHED_BATCH in policies) == bool(hosts), policies
     return history, model.get_weights()
 
 history, weights = distribution.on_hosts(work, hosts, int(process_id)) if hosts else work()
