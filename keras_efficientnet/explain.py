@@ -52,6 +52,9 @@ class GradCAM:
         self._to_features.compile(jit_compile="auto" if keras.backend.backend() == "jax" else False)
         try:
             to_scores = keras.Model(features, before)
+            entries = sum(isinstance(each, keras.layers.InputLayer) for each in to_scores.layers)
+            if entries > 1:  # Keras 3.12 would say so in the first call
+                raise ValueError("The network's own input is needed as well.")
         except ValueError:
             raise InputError(
                 f"layer={layer!r}: the network has a path around this layer; choose one that all "
