@@ -5,6 +5,8 @@ gains, and what gained nothing, is in `benchmarks/README.md`.
 
 - `swish`: its gradient is one compiled loop. Behind a batch normalization that loop
   normalizes anew, so that a step does not keep the normalized values.
+- What swish behind a batch normalization and squeeze-and-excitation give is computed anew for the
+  gradients of the layers below, instead of being kept.
 - `squeeze_excite`: the product's and the mean's gradients meet in one compiled loop.
 - `pointwise`: a 1x1 convolution is a matrix product, whose gradients are products as well.
 - `depthwise`: oneDNN is slow at the gradient of kernels more than three columns wide, so a
@@ -21,6 +23,12 @@ import tensorflow as tf
 # Columns of the two kernels that a 5x5 kernel's gradient is made of; they share the middle one.
 _TILE_COLUMNS = 3
 _TILE_STARTS = (0, 2)
+
+# A batch normalization's images, mean, variance, scale, offset and epsilon.
+_NORM_RANKS = (4, 1, 1, 1, 1, 0)
+
+# The attribute of a tensor with the function that computes it anew.
+_ANEW = "_anew"
 
 
 def applies_to(images: Any) -> bool:
@@ -44,43 +52,84 @@ def on_a_cpu() -> bool:
     return sys.platform == "linux" and {device.device_type for device in devices} == {"CPU"}
 
 
-def _compiled(function: Callable, *ranks: int) -> Callable:
+def _compiled(*ranks: int) -> Callable:
     """Compiles a function of float32 tensors of these ranks, once for each shape."""
     signature = [tf.TensorSpec([None] * rank, tf.float32) for rank in ranks]
-    return tf.function(function, input_signature=signature, autograph=False, jit_compile=True)
+    return tf.function(input_signature=signature, autograph=False, jit_compile=True)
+
+
+def _anew(x: Any, after: Any) -> Any:
+    """Returns `x`, computed anew if it can be, so that the step need not keep it until now.
+
+    That is once for all gradients that ask, and not before `after` is there: or it would be
+    computed as soon as it can be, and kept.
+    """
+    again = getattr(x, _ANEW, None)
+    return again(after) if again else x
+
+
+def _can_be_had_anew(x: Any, compute: Callable) -> Any:
+    """Lets the gradients of what follows have `x` by `compute(after)` instead of keeping it."""
+    made = {}
+
+    def again(after):
+        if after.graph not in made:
+            with tf.control_dependencies([after]):
+                made[after.graph] = tf.ensure_shape(compute(after), shape)
+        return made[after.graph]
+
+    shape = x.shape
+    setattr(x, _ANEW, again)
+    return x
 
 
 def swish(x: Any) -> Any:
     """`x * sigmoid(x)` of images `[batch, height, width, channels]`."""
-    norm = _batch_norm_of(x)
+    of_normalized = _batch_norm_of(x)
 
     @tf.custom_gradient
     def activate(x):
         def gradient(upstream):
-            slope = norm(upstream) if norm else _swish_gradient(upstream, x)
+            if of_normalized:
+                slope = of_normalized(_normalized_swish_gradient, upstream)
+            else:
+                slope = _swish_gradient(x, upstream)
             return tf.ensure_shape(slope, x.shape)
 
         return tf.nn.silu(x), gradient
 
-    return activate(x)
+    outputs = activate(x)
+    if not of_normalized:
+        return outputs
+    return _can_be_had_anew(outputs, lambda after: of_normalized(_normalized_swish))
 
 
-def _slope(upstream, x):
+def _slope(x, upstream):
     gate = tf.sigmoid(x)
     return upstream * (gate * (1.0 + x * (1.0 - gate)))
 
 
-def _normalized_slope(upstream, inputs, mean, variance, scale, offset, epsilon):
-    inverse = scale * tf.math.rsqrt(variance + epsilon)
-    return _slope(upstream, (inputs - mean) * inverse + offset)
+def _normalized(inputs, mean, variance, scale, offset, epsilon):
+    return (inputs - mean) * (scale * tf.math.rsqrt(variance + epsilon)) + offset
 
 
-_swish_gradient = _compiled(_slope, 4, 4)
-_normalized_swish_gradient = _compiled(_normalized_slope, 4, 4, 1, 1, 1, 1, 0)
+_swish_gradient = _compiled(4, 4)(_slope)
+
+
+@_compiled(*_NORM_RANKS, 4)
+def _normalized_swish_gradient(*arguments):
+    *norm, upstream = arguments
+    return _slope(_normalized(*norm), upstream)
+
+
+@_compiled(*_NORM_RANKS)
+def _normalized_swish(*norm):
+    x = _normalized(*norm)
+    return x * tf.sigmoid(x)
 
 
 def _batch_norm_of(x: Any) -> Callable | None:
-    """Returns the gradient of `swish(x)` from what `x` was made of, if that is kept anyway.
+    """Returns what computes functions of `x` from what `x` was made of, if that is kept anyway.
 
     The kernel of `layers.BatchNormalization` keeps its input for its own gradient.
     """
@@ -91,27 +140,26 @@ def _batch_norm_of(x: Any) -> Callable | None:
     _, mean, unbiased = operation.outputs[:3]
     epsilon = operation.get_attr("epsilon")
 
-    @tf.custom_gradient
-    def gradient(upstream, inputs, scale, offset):
-        arguments = (upstream, inputs, scale, offset)
+    def compute(function, *others):
+        @tf.custom_gradient
+        def run(inputs, scale, offset, *others):
+            def gradient(change):  # for those who differentiate twice: the statistics move as well
+                arguments = inputs, scale, offset, *others
+                with tf.GradientTape() as tape:
+                    tape.watch(arguments)
+                    means, variances = tf.nn.moments(inputs, (0, 1, 2))
+                    norm = inputs, means, variances, scale, offset, epsilon
+                    result = function.python_function(*norm, *others)
+                return tape.gradient([result], arguments, [change])
 
-        def second(change):  # for those who differentiate twice: batch statistics move as well
-            with tf.GradientTape() as tape:
-                tape.watch(arguments)
-                means, variances = tf.nn.moments(inputs, (0, 1, 2))
-                plain = _normalized_slope(
-                    upstream, inputs, means, variances, scale, offset, epsilon
-                )
-            return tape.gradient([plain], arguments, [change])
+            count = tf.cast(tf.size(inputs) // tf.size(mean), tf.float32)
+            variance = unbiased * (tf.maximum(count - 1.0, 1.0) / count)
+            norm = inputs, mean, variance, scale, offset, tf.constant(epsilon)
+            return function(*norm, *others), gradient
 
-        count = tf.cast(tf.size(inputs) // tf.size(mean), tf.float32)
-        variance = unbiased * (tf.maximum(count - 1.0, 1.0) / count)
-        slope = _normalized_swish_gradient(
-            upstream, inputs, mean, variance, scale, offset, tf.constant(epsilon)
-        )
-        return slope, second
+        return run(inputs, scale, offset, *others)
 
-    return lambda upstream: gradient(upstream, inputs, scale, offset)
+    return compute
 
 
 def squeeze_excite(x: Any, weights: list[Any], activation: Callable) -> Any:
@@ -128,39 +176,55 @@ def squeeze_excite(x: Any, weights: list[Any], activation: Callable) -> Any:
         bottleneck = activation(tf.matmul(mean, reduce[0, 0]) + reduce_bias)
         return tf.sigmoid(tf.matmul(bottleneck, expand[0, 0]) + expand_bias)
 
+    gates = []
+
     @tf.custom_gradient
-    def weigh(x, *weights):
-        mean = tf.reduce_mean(x, (1, 2))
+    def weigh(images, *weights):
+        mean = tf.reduce_mean(images, (1, 2))
         gate = gate_of(mean, *weights)
+        gates.append(gate)
 
         def gradient(upstream):
             with tf.GradientTape() as tape:
                 tape.watch((mean, *weights))
                 gate = gate_of(mean, *weights)
-            to_gate = tf.reduce_sum(upstream * x, (1, 2))
+            to_gate = tf.reduce_sum(upstream * _anew(x, upstream), (1, 2))
             found: Any = tape.gradient([gate], (mean, *weights), [to_gate])
             to_mean, *to_weights = found
-            share = to_mean / tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32)
-            to_x = _excite_gradient(upstream, gate, share)
-            return tf.ensure_shape(to_x, x.shape), *to_weights
+            share = to_mean / tf.cast(tf.shape(upstream)[1] * tf.shape(upstream)[2], tf.float32)
+            to_images = _excite_gradient(upstream, gate, share)
+            return tf.ensure_shape(to_images, images.shape), *to_weights
 
-        return x * gate[:, None, None, :], gradient
+        return images * gate[:, None, None, :], gradient
 
-    return weigh(x, *weights)
+    outputs = weigh(x, *weights)
+    return _can_be_had_anew(outputs, lambda after: _anew(x, after) * gates[0][:, None, None, :])
 
 
-_excite_gradient = _compiled(
-    lambda upstream, gate, share: upstream * gate[:, None, None, :] + share[:, None, None, :],
-    *(4, 2, 2),
-)
+@_compiled(4, 2, 2)
+def _excite_gradient(upstream, gate, share):
+    return upstream * gate[:, None, None, :] + share[:, None, None, :]
 
 
 def pointwise(x: Any, kernel: Any) -> Any:
     """Convolves images `[batch, height, width, channels]` with `[1, 1, channels, filters]`."""
     channels, filters = kernel.shape[2:]
-    pixels = tf.matmul(tf.reshape(x, (-1, channels)), kernel[0, 0])
-    outputs: Any = tf.reshape(pixels, (*tf.unstack(tf.shape(x))[:3], filters))
-    return tf.ensure_shape(outputs, (*x.shape[:3], filters))
+
+    @tf.custom_gradient
+    def convolve(images, kernel):
+        def gradient(upstream):
+            changes = tf.reshape(upstream, (-1, filters))
+            to_pixels = tf.matmul(changes, kernel[0, 0], transpose_b=True)
+            to_images = tf.reshape(to_pixels, (*tf.unstack(tf.shape(upstream))[:3], channels))
+            pixels = tf.reshape(_anew(x, upstream), (-1, channels))
+            to_kernel = tf.matmul(pixels, changes, transpose_a=True)[None, None]
+            return tf.ensure_shape(to_images, images.shape), to_kernel
+
+        pixels = tf.matmul(tf.reshape(images, (-1, channels)), kernel[0, 0])
+        outputs: Any = tf.reshape(pixels, (*tf.unstack(tf.shape(images))[:3], filters))
+        return tf.ensure_shape(outputs, (*images.shape[:3], filters)), gradient
+
+    return convolve(x, kernel)
 
 
 def depthwise(x: Any, kernel: Any, stride: int) -> Any:
@@ -174,14 +238,15 @@ def depthwise(x: Any, kernel: Any, stride: int) -> Any:
     strides = (1, stride, stride, 1)
 
     @tf.custom_gradient
-    def convolve(x, kernel):
+    def convolve(images, kernel):
         def gradient(upstream):
-            to_x = tf.nn.depthwise_conv2d_backprop_input(
-                tf.shape(x), kernel, upstream, strides, "SAME"
+            to_images = tf.nn.depthwise_conv2d_backprop_input(
+                tf.shape(images), kernel, upstream, strides, "SAME"
             )
-            return tf.ensure_shape(to_x, x.shape), _kernel_gradient(x, upstream, stride)
+            to_kernel = _kernel_gradient(_anew(x, upstream), upstream, stride)
+            return tf.ensure_shape(to_images, images.shape), to_kernel
 
-        return tf.nn.depthwise_conv2d(x, kernel, strides, "SAME"), gradient
+        return tf.nn.depthwise_conv2d(images, kernel, strides, "SAME"), gradient
 
     return convolve(x, kernel)
 
