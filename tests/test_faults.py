@@ -200,7 +200,7 @@ from pathlib import Path
 import keras_efficientnet as ke
 predictor = ke.Predictor(sys.argv[1], threads=1)
 files = sorted(Path(sys.argv[2]).iterdir())
-predictor.classify(files[0])
+list(predictor.stream(file for file in files if "large" not in file.name))
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, resource.RLIM_INFINITY))
 answers = list(predictor.stream(files))
