@@ -76,6 +76,9 @@ def randomize():
             else:
                 continue
             weight.assign(value)
+        for number, layer in enumerate(model.layers):
+            if generator := getattr(layer, "seed_generator", None):
+                generator.state.assign((1, number))
 
         norms = [layer for layer in model.layers if isinstance(layer, ke.layers.BatchNormalization)]
         momentum = norms[0].momentum

@@ -448,3 +448,9 @@ def test_names_of_models_are_valid_and_can_be_set(small):
     odd = dataclasses.replace(small, name="My net/2")
     assert build_without_values(odd).name == "efficientnetmy_net_2"
     assert build_without_values(small, name="backbone").name == "backbone"
+
+
+def test_variables_have_short_names_in_tensorflow_and_their_paths_in_keras(small):
+    # A new name costs TensorFlow more time than the rest of a variable.
+    kernel = ke.EfficientNet(small).get_layer("stem_conv").kernel
+    assert (kernel.value.name, kernel.path) == ("kernel:0", "stem_conv/kernel")
