@@ -7,8 +7,8 @@ One thing grows at a time: the image size of B0, its batch, or the variant at it
 size. Each point is measured as by training_step.py, in a process of its own: the CPU time of
 the fastest of several steps, and the most memory above that before the first. The
 prediction takes time to be proportional to the multiply-adds; a step keeps the output of
-each convolution and what normalization and activation make of it, and beside the weights
-their gradients and two averages of the optimizer.
+each convolution and, of about half of them, what normalization and activation make of it, and
+beside the weights their gradients and two averages of the optimizer.
 """
 
 import argparse
@@ -37,7 +37,7 @@ SMALL = {
     "variant": [("B0", 32, 2), ("B1", 32, 2)],
 }
 FLOAT_BYTES = 4
-KEPT_OF_A_CONVOLUTION = 2
+KEPT_OF_A_CONVOLUTION = 1.5
 KEPT_OF_A_WEIGHT = 3
 
 

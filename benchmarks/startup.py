@@ -4,12 +4,14 @@
     python benchmarks/startup.py --json figures.json
 
 Imports and commands run in fresh processes, beside one that imports Keras. Networks are
-built and exported in one process that both share, warmed up by one of each. All take turns,
-and ratios are taken within a turn. `export` checks its file in a fresh process before it puts
-it in place, which Keras' exporter does not do; `export_tflite` is the conversion alone.
+built and exported in one process that both share, warmed up by one of each. Before each build
+it forgets what TensorFlow prepared for the last, so that each is a process' first. All take
+turns, and ratios are taken within a turn. `export` checks its file in a fresh process before
+it puts it in place, which Keras' exporter does not do; `export_tflite` is the conversion alone.
 """
 
 import argparse
+import gc
 import os
 import subprocess
 import sys
@@ -62,7 +64,7 @@ def starting(options: argparse.Namespace):
 
 
 def building(options: argparse.Namespace):
-    found = measure(builders(options.build), options.turns)
+    found = measure(builders(options.build), options.turns, forget)
     figure = f"build {options.build}"
     return found, [row(figure, "keras.applications", *found.values(), at_most=BUILDING)]
 
@@ -79,11 +81,16 @@ def exporting(options: argparse.Namespace):
 MEASURES = {"starting": starting, "building": building, "exporting": exporting}
 
 
-def measure(actions: Mapping[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:
+def measure(
+    actions: Mapping[str, Callable[[], object]],
+    turns: int,
+    prepare: Callable[[], object] = lambda: None,
+) -> dict[str, list[float]]:
     """Returns the seconds that each action takes in each turn, after one that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for turn in tqdm(range(turns + 1), "Measuring", unit="turn", leave=False, disable=None):
         for name, action in actions.items():
+            prepare()
             begin = time.perf_counter()
             action()
             if turn:
@@ -93,6 +100,14 @@ def measure(actions: Mapping[str, Callable[[], object]], turns: int) -> dict[str
 
 def start(name: str) -> None:
     subprocess.run([sys.executable, *COMMANDS[name]], capture_output=True, check=True)
+
+
+def forget() -> None:
+    """Makes the next build as slow as a process' first: TensorFlow keeps what it prepared."""
+    import keras
+
+    keras.backend.clear_session()
+    gc.collect()
 
 
 def builders(variant: str) -> dict[str, Callable[[], object]]:

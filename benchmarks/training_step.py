@@ -2,17 +2,20 @@
 
     pip install -e ".[bench]"
     python benchmarks/training_step.py --variant B0 --json figures.json
+    python benchmarks/training_step.py --peers bfloat16 jit_compile
 
 Each network trains in a process of its own on one random batch, as its users would: Keras
 by `train_on_batch`, timm by PyTorch with channels last; all with RMSprop and
 cross-entropy in float32. keras.applications' network and ours normalize pixels in the graph;
-timm is given normalized ones. The processes take turns, and ratios are taken within a turn.
+timm is given normalized ones. Two more peers are our own network: in mixed bfloat16, and compiled
+by XLA as a whole. The processes take turns, and ratios are taken within a turn.
 Memory is the most that the process holds after two steps, above what it held before the
 first. Linux only.
 """
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from peers import (
@@ -34,11 +37,12 @@ from keras_efficientnet.deploy.benchmark import answer, peak_memory
 from keras_efficientnet.deploy.runtime import available_cores
 
 OURS, KERAS, TIMM = "keras_efficientnet", "keras.applications", "timm"
+BFLOAT16, COMPILED = "bfloat16", "jit_compile"
 PACKAGES = ("keras", "tensorflow", "timm", "torch")
 STEPS_A_TURN = 3
 # How many times the peer's speed and memory ours are to be.
 SPEED = {KERAS: 1.6, TIMM: 1.4}
-MEMORY = {KERAS: 0.75, TIMM: None}
+MEMORY = {KERAS: 0.75}
 
 
 def main():
@@ -48,7 +52,7 @@ def main():
     parser.add_argument("--batch-size", type=int, default=16, help="default: %(default)s")
     parser.add_argument("--turns", type=int, default=7, help="in a round; default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="of processes; default: %(default)s")
-    parser.add_argument("--peers", nargs="+", choices=SPEED, default=list(SPEED))
+    parser.add_argument("--peers", nargs="+", choices=list(STEPS)[1:], default=list(SPEED))
     options = parse(parser, serve)
     names = (OURS, *options.peers)
     memory = {name: [] for name in names}
@@ -65,12 +69,12 @@ def main():
             peer,
             seconds[peer][clock],
             seconds[OURS][clock],
-            SPEED[peer],
+            SPEED.get(peer),
         )
         for clock in CLOCKS
         for peer in options.peers
     ] + [
-        row("peak memory", peer, memory[OURS], memory[peer], at_most=MEMORY[peer])
+        row("peak memory", peer, memory[OURS], memory[peer], at_most=MEMORY.get(peer))
         for peer in options.peers
     ]
     report(options, PACKAGES, rows, seconds=seconds, memory_bytes=memory)
@@ -91,10 +95,20 @@ def serve(name: str, options: argparse.Namespace) -> None:
     answer(load)
 
 
-def ours(variant: str, pixels: np.ndarray, labels: np.ndarray) -> Step:
+def ours(
+    variant: str, pixels: np.ndarray, labels: np.ndarray, jit_compile: bool | str = "auto"
+) -> Step:
     import keras_efficientnet as ke
 
-    return keras_step(ke.EfficientNet(variant, input_shape=pixels.shape[1:]), pixels, labels)
+    model = ke.EfficientNet(variant, input_shape=pixels.shape[1:])
+    return keras_step(model, pixels, labels, jit_compile)
+
+
+def ours_in_bfloat16(variant: str, pixels: np.ndarray, labels: np.ndarray) -> Step:
+    import keras
+
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    return ours(variant, pixels, labels)
 
 
 def keras_applications(variant: str, pixels: np.ndarray, labels: np.ndarray) -> Step:
@@ -115,6 +129,8 @@ STEPS: dict[str, Callable[[str, np.ndarray, np.ndarray], Step]] = {
     OURS: ours,
     KERAS: keras_applications,
     TIMM: timm,
+    BFLOAT16: ours_in_bfloat16,
+    COMPILED: partial(ours, jit_compile=True),
 }
 
 
