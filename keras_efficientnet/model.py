@@ -32,26 +32,35 @@ _DENSE_INITIALIZER: Any = {
 
 
 @contextlib.contextmanager
-def _short_variable_names() -> Iterator[None]:
-    """Names TensorFlow's variables "kernel", not "block1a_dwconv/kernel", as Keras' own are named.
+def _variables_named_afterwards() -> Iterator[None]:
+    """Creates TensorFlow's variables as "kernel", and names them "block1a_dwconv/kernel" then.
 
     TensorFlow prepares an operation for every name that it has not met, which takes longer
-    than all else about a variable. Keras' paths stay as they are.
+    than all else about a variable.
     """
     if keras.backend.backend() != "tensorflow":
         yield
         return
     import tensorflow as tf
 
+    if tf.distribute.has_strategy():  # whose variables are many under one name
+        yield
+        return
+
     def create(next_creator, **options):
         # The slash makes a name absolute; without it the scope would come before it.
-        return next_creator(**{**options, "name": f"{options['name']}/"})
+        variable = next_creator(**{**options, "name": f"{options['name']}/"})
+        if not hasattr(variable, "_handle_name"):  # in another TensorFlow
+            return next_creator(**options)
+        scope = tf.get_current_name_scope()
+        variable._handle_name = f"{scope}/{options['name']}:0" if scope else f"{options['name']}:0"
+        return variable
 
     with tf.variable_creator_scope(create):
         yield
 
 
-@_short_variable_names()
+@_variables_named_afterwards()
 def build(
     variant: VariantSpec,
     *,
