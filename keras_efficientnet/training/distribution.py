@@ -128,6 +128,11 @@ def _child(work, addresses, process_id, connect_seconds, sender, notes) -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         setattr(sys, name, os.fdopen(os.dup(number), "w", buffering=1))
         os.dup2(notes.fileno(), number)
+    if sys.platform == "linux":
+        # No thread pushes in when it wakes up, all threads to come included. Gloo's would, while a
+        # computation sends, and would spin for the lock that the computation holds: for 4 ms on
+        # a core that both share, twenty times what a sum takes.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     try:
         _connect(addresses, process_id, connect_seconds)
         sender.send(CONNECTED)
@@ -182,28 +187,8 @@ def _connect(addresses: list[str], process_id: int, seconds: int) -> None:
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
-        earlier = _threads()
-        jax.devices()
     except Exception:  # jaxlib's own types, where it does not abort
         os._exit(1)
-    _let_computations_go_first(_threads() - earlier)
-
-
-def _threads() -> set[str]:
-    return set(os.listdir("/proc/self/task")) if sys.platform == "linux" else set()
-
-
-def _let_computations_go_first(threads: set[str]) -> None:
-    """Schedules gloo's thread, found by its waiting for sockets, as a batch job.
-
-    It wakes up while a computation sends, and then spins for a lock that the computation holds:
-    for 4 ms on a core that both share, a hundred times what the message takes. A batch job does
-    not push in.
-    """
-    for thread in threads:
-        with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/wchan") as file:
-            if re.search("ep_poll|epoll", file.read()):
-                os.sched_setscheduler(int(thread), os.SCHED_BATCH, os.sched_param(0))
 
 
 def _cause_of_death(code: int | None, notes: bytes) -> BaseException:
