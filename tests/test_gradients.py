@@ -155,7 +155,7 @@ def test_a_block_can_be_differentiated_twice(block, monkeypatch):
             with tf.GradientTape() as inner:
                 inner.watch(x)
                 y = tf.reduce_sum(called(block, x)[-1] ** 2)
-            slopes = inner.gradient(y, [x, *variables])
+            slopes: Any = inner.gradient(y, [x, *variables])
             total = tf.add_n([tf.reduce_sum(slope**2) for slope in slopes])
         return outer.gradient(total, [x, *variables])
 
