@@ -52,6 +52,12 @@ def on_a_cpu() -> bool:
     return sys.platform == "linux" and {device.device_type for device in devices} == {"CPU"}
 
 
+def biased_variance(unbiased: Any, images: Any) -> Any:
+    """Returns the variance of channels that Keras keeps, from the one TensorFlow's kernel gives."""
+    count = tf.cast(tf.size(images) // images.shape[-1], tf.float32)
+    return unbiased * (tf.maximum(count - 1.0, 1.0) / count)
+
+
 def _compiled(*ranks: int) -> Callable:
     """Compiles a function of float32 tensors of these ranks, once for each shape."""
     signature = [tf.TensorSpec([None] * rank, tf.float32) for rank in ranks]
@@ -152,8 +158,7 @@ def _batch_norm_of(x: Any) -> Callable | None:
                     result = function.python_function(*norm, *others)
                 return tape.gradient([result], arguments, [change])
 
-            count = tf.cast(tf.size(inputs) // tf.size(mean), tf.float32)
-            variance = unbiased * (tf.maximum(count - 1.0, 1.0) / count)
+            variance = biased_variance(unbiased, inputs)
             norm = inputs, mean, variance, scale, offset, tf.constant(epsilon)
             return function(*norm, *others), gradient
 

@@ -227,6 +227,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
 
+        from keras_efficientnet import gradients
+
         channels = inputs.shape[-1]
         gamma = self._float32(self.gamma) if self.scale else tf.ones([channels])
         beta = self._float32(self.beta) if self.center else tf.zeros([channels])
@@ -246,9 +248,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             inputs, gamma, beta, epsilon=self.epsilon, is_training=True
         )
-        # The kernel returns the unbiased variance; Keras keeps the biased one.
-        count = tf.cast(tf.size(inputs) // channels, tf.float32)
-        variance *= tf.maximum(count - 1.0, 1.0) / count
+        variance = gradients.biased_variance(variance, inputs)
         momentum = self.momentum
         self.moving_mean.assign(moving_mean * momentum + mean * (1.0 - momentum))
         self.moving_variance.assign(moving_variance * momentum + variance * (1.0 - momentum))

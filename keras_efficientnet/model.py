@@ -43,17 +43,16 @@ def _variables_named_afterwards() -> Iterator[None]:
         return
     import tensorflow as tf
 
-    if tf.distribute.has_strategy():  # whose variables are many under one name
-        yield
-        return
-
     def create(next_creator, **options):
+        if tf.distribute.has_strategy():  # whose variables are many under one name
+            return next_creator(**options)
+        name = options["name"]
         # The slash makes a name absolute; without it the scope would come before it.
-        variable = next_creator(**{**options, "name": f"{options['name']}/"})
+        variable = next_creator(**{**options, "name": f"{name}/"})
         if not hasattr(variable, "_handle_name"):  # in another TensorFlow
             return next_creator(**options)
         scope = tf.get_current_name_scope()
-        variable._handle_name = f"{scope}/{options['name']}:0" if scope else f"{options['name']}:0"
+        variable._handle_name = f"{scope}/{name}:0" if scope else f"{name}:0"
         return variable
 
     with tf.variable_creator_scope(create):

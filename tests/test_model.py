@@ -4,6 +4,7 @@ import functools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 
 import keras_efficientnet as ke
@@ -454,3 +455,17 @@ def test_variables_are_named_in_tensorflow_as_keras_names_them(small):
     # SavedModels tell them apart by these names.
     for weight in ke.EfficientNet(small).weights:
         assert weight.value.name == f"{weight.path}:0"
+
+
+def test_tensorflow_creates_variables_under_a_few_names(small):
+    names = set()
+
+    def watch(next_creator, **options):
+        names.add(options["name"])
+        return next_creator(**options)
+
+    with tf.variable_creator_scope(watch):
+        variables = ke.EfficientNet(small).variables
+    # A new name costs TensorFlow more time than the rest of a variable.
+    assert names == {f"{variable.name}/" for variable in variables}
+    assert len(names) < 10
