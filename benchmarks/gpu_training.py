@@ -34,7 +34,7 @@ from peers import (
 )
 
 import keras_efficientnet as ke
-from keras_efficientnet.deploy.benchmark import answer, running
+from keras_efficientnet.deploy.benchmarking import answer, running
 from keras_efficientnet.deploy.runtime import available_cores
 from keras_efficientnet.errors import InputError
 
@@ -122,7 +122,7 @@ def compare(variant: str, rates: dict[str, dict[int, list[float]]]) -> list[dict
 
 
 def summary(variant: str, size: int, rates: dict, feed: float) -> dict[str, Any]:
-    work = OPERATIONS_A_STEP * ke.cost.cost(variant, size).multiply_adds
+    work = OPERATIONS_A_STEP * ke.cost.network_cost(variant, size).multiply_adds
     peak = peak_of_card()
     networks = {
         name: {

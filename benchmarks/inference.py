@@ -29,7 +29,7 @@ import numpy as np
 from peers import timm_network
 
 import keras_efficientnet as ke
-from keras_efficientnet.deploy.benchmark import processor, ratios, serve, take_turns
+from keras_efficientnet.deploy.benchmarking import processor, ratios, serve, take_turns
 from keras_efficientnet.deploy.runtime import available_cores
 
 BATCH = 32

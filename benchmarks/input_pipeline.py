@@ -31,7 +31,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from keras_efficientnet.data.augment import auto_augment, rand_augment
-from keras_efficientnet.data.dataset import DataSet, FileExamples, ImageFile
+from keras_efficientnet.data.dataset import Dataset, FileExamples, ImageFile
 from keras_efficientnet.data.pipeline import Augmentation, training_batches
 
 SIZE = 224
@@ -157,7 +157,7 @@ def file_pipelines(files: list[str]) -> dict[str, tf.data.Dataset]:
     }
 
 
-def data_set(files: list[str], memory_bytes: int) -> DataSet:
+def data_set(files: list[str], memory_bytes: int) -> Dataset:
     """The files as training sees them."""
     sizes = [Image.open(file).size for file in files]
     examples = FileExamples(
@@ -167,7 +167,7 @@ def data_set(files: list[str], memory_bytes: int) -> DataSet:
         ],
         memory_bytes,
     )
-    return DataSet("files", "files", ("any",), examples, examples, 0.875, mirror=True)
+    return Dataset("files", "files", ("any",), examples, examples, 0.875, mirror=True)
 
 
 def with_seeds(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from keras_efficientnet.deploy.benchmark import processor, ratios, running
+from keras_efficientnet.deploy.benchmarking import processor, ratios, running
 from keras_efficientnet.deploy.runtime import available_cores
 
 Step = Callable[[], float]

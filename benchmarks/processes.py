@@ -111,7 +111,7 @@ def seconds_of_epochs(options: argparse.Namespace) -> list[float]:
     batch = rng.integers(0, 256, (share, *shape), np.uint8), rng.integers(0, CLASSES, share)
     keras.utils.set_random_seed(1)
     with distribution.over_devices():
-        network = ke.study.base(options.variant)
+        network = ke.study.get_network(options.variant)
         model = ke.EfficientNet(network, input_shape=shape, classes=CLASSES)
         recipe = ke.training.recipe("small", batch_size=options.batch_size, epochs=options.epochs)
         recipe.compile(model, options.steps)

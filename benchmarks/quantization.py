@@ -1,7 +1,7 @@
 """Ways to quantize one trained network, side by side: fidelity, size and latency.
 
     pip install -e ".[bench]"
-    python benchmarks/quantization.py --data folder:flowers --weights b0.npz --json figures.json
+    python benchmarks/int8_search.py --data folder:flowers --weights b0.npz --json figures.json
 
 The network is EfficientNet-B0 up to the squeeze-and-excitation of block 7a, with a linear
 head fitted on the training images' features: swish, squeeze-and-excitation and ImageNet
@@ -27,11 +27,11 @@ from rich.console import Console
 from rich.table import Table
 
 import keras_efficientnet as ke
-from keras_efficientnet.deploy import quantization
-from keras_efficientnet.deploy.benchmark import processor
+from keras_efficientnet.deploy import int8_search
+from keras_efficientnet.deploy.benchmarking import processor
 from keras_efficientnet.deploy.quantization_aware import fine_tune
 from keras_efficientnet.deploy.runtime import available_cores
-from keras_efficientnet.quiet import silenced
+from keras_efficientnet.native_logs import suppress_native_logs
 
 PACKAGES = ("ai-edge-litert", "ai-edge-quantizer", "keras", "tensorflow")
 FEATURES = "block7a_se"
@@ -70,7 +70,7 @@ def prepared(examples, size: int = 224, limit: int = 10**6) -> tuple[np.ndarray,
     return ke.data.evaluation_arrays(examples, size, 0.875, limit)
 
 
-def probe(weights: str, data: ke.data.DataSet) -> keras.Model:
+def probe(weights: str, data: ke.data.Dataset) -> keras.Model:
     """Puts a linear classifier on frozen features."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
@@ -94,23 +94,23 @@ def probe(weights: str, data: ke.data.DataSet) -> keras.Model:
 
 
 def quantize_in_every_way(
-    model: keras.Model, data: ke.data.DataSet, folder: Path, qat_epochs: int
+    model: keras.Model, data: ke.data.Dataset, folder: Path, qat_epochs: int
 ) -> dict[str, Path]:
     images = prepared(data.train, limit=CALIBRATION_IMAGES)[0].astype(np.float32)
     images[0, 0, 0], images[0, 0, 1] = 0, 255  # a step of the input is one of a pixel
     check = prepared(data.test)[0].astype(np.float32)
     content = converted(model)
     tuned = converted(fine_tune(model, prepared(data.train)[0].astype(np.float32), qat_epochs))
-    ours, _ = quantization.quantize_int8(content, images, check)
+    ours, _ = int8_search.quantize_int8(content, images, check)
     contents = {
         "float32": content,
         "float16": converted(model, types=[tf.float16]),
         "dynamic range": converted(model, types=[]),
         "int8, converter": converted(model, images),
         "int8, converter, worst operators float": converted(model, images, debug=True),
-        "int8, our ranges": quantization.plain_int8(content, images),
+        "int8, our ranges": int8_search.plain_int8(content, images),
         "int8, our ranges and search": ours,
-        f"int8, our ranges, {qat_epochs} epochs of QAT": quantization.plain_int8(tuned, images),
+        f"int8, our ranges, {qat_epochs} epochs of QAT": int8_search.plain_int8(tuned, images),
     }
     files = {}
     for index, (name, content) in enumerate(contents.items()):
@@ -131,7 +131,7 @@ def converted(model, images=None, types=None, debug=False) -> bytes:
         converter.representative_dataset = lambda: ([image[None]] for image in images)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.uint8
-    with silenced():
+    with suppress_native_logs():
         return without_the_worst(converter, images) if debug else converter.convert()
 
 
@@ -161,7 +161,7 @@ def without_the_worst(converter, images) -> bytes:
     return debugger.get_nondebug_quantized_model()
 
 
-def measure(files: dict[str, Path], data: ke.data.DataSet, repeats: int) -> list[dict[str, Any]]:
+def measure(files: dict[str, Path], data: ke.data.Dataset, repeats: int) -> list[dict[str, Any]]:
     pixels, labels = prepared(data.test)
     speeds = ke.deploy.benchmark(list(files.values()), [available_cores()], repeats, batch=1)[
         "results"
@@ -185,7 +185,7 @@ def measure(files: dict[str, Path], data: ke.data.DataSet, repeats: int) -> list
 
 def lite(data: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        report = ke.training.train(data, "Lite0", output=Path(folder, "lite0"))
+        report = ke.train(data, "Lite0", output=Path(folder, "lite0"))
     return {
         "data": data,
         "images": report["test_images"],

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import keras_efficientnet as ke
 from keras_efficientnet import plots
-from keras_efficientnet.deploy.benchmark import running
+from keras_efficientnet.deploy.benchmarking import running
 
 PACKAGES = ("keras", "tensorflow")
 # What grows: variant, image size (None for its own) and batch of each point.
@@ -75,7 +75,7 @@ def measure(along: str, variant: str, size: int | None, batch: int, turns: int) 
     with running(command) as process:
         memory = process.loaded
         steps = [step for _ in range(turns) for step in process.ask("step")]
-    cost = ke.cost.cost(variant, size)
+    cost = ke.cost.network_cost(variant, size)
     values = KEPT_OF_A_CONVOLUTION * batch * cost.activations + KEPT_OF_A_WEIGHT * cost.trainable
     return {
         "along": along,

@@ -33,7 +33,7 @@ from peers import (
     torch_step,
 )
 
-from keras_efficientnet.deploy.benchmark import answer, peak_memory
+from keras_efficientnet.deploy.benchmarking import answer, peak_memory
 from keras_efficientnet.deploy.runtime import available_cores
 
 OURS, KERAS, TIMM = "keras_efficientnet", "keras.applications", "timm"

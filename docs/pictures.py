@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_images
 
 import keras_efficientnet as ke
 from keras_efficientnet import plots, study
-from keras_efficientnet.data.dataset import ArrayExamples, DataSet
+from keras_efficientnet.data.dataset import ArrayExamples, Dataset
 from keras_efficientnet.data.pipeline import evaluation_arrays
 
 
@@ -64,7 +64,7 @@ def confusion(run: Path) -> plots.Picture:
 def augmentation() -> tuple[np.ndarray, np.ndarray]:
     photos = np.stack(load_sample_images().images)
     examples = ArrayExamples(photos, np.arange(len(photos)))
-    data = DataSet("photos", "photos", ("pagoda", "flower"), examples, examples, 0.875, True)
+    data = Dataset("photos", "photos", ("pagoda", "flower"), examples, examples, 0.875, True)
     return ke.data.augmented(data, 160, ke.training.recipe("paper").augmentation)
 
 

@@ -49,7 +49,7 @@ def main():
         options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
-def smaller(data: ke.data.DataSet, train_images: int, test_images: int) -> ke.data.DataSet:
+def smaller(data: ke.data.Dataset, train_images: int, test_images: int) -> ke.data.Dataset:
     """Returns a data set of some of the images, of every class as many as of the others."""
 
     def some(examples, count):
@@ -79,7 +79,7 @@ def build(name: str, size: int, classes: int, drop_connect_rate: float) -> keras
     return keras.applications.ResNet50(weights=None, input_tensor=pixels, classes=classes)
 
 
-def measure(name: str, data: ke.data.DataSet, recipe, options) -> dict:
+def measure(name: str, data: ke.data.Dataset, recipe, options) -> dict:
     """Trains a network and returns its row of the table."""
     keras.utils.set_random_seed(options.seed)
     keras.config.set_dtype_policy(options.precision)
@@ -95,7 +95,7 @@ def measure(name: str, data: ke.data.DataSet, recipe, options) -> dict:
         image_size=size,
         seed=options.seed,
         held_out=held_out,
-        execution=ke.training.Execution(precision=options.precision),
+        run_config=ke.training.RunConfig(precision=options.precision),
     )
     return {
         "network": name,
@@ -109,7 +109,7 @@ def measure(name: str, data: ke.data.DataSet, recipe, options) -> dict:
     }
 
 
-def show(results: list[dict], data: ke.data.DataSet, options) -> None:
+def show(results: list[dict], data: ke.data.Dataset, options) -> None:
     table = Table(
         title=f"{len(data.train):,} training and {len(data.test):,} held-out images of "
         f"{options.image_size} px, {options.epochs} epochs"

@@ -40,7 +40,7 @@ def main():
             ("pretrained", tuning, options.weights),
             ("scratch", scratch, None),
         ):
-            report = ke.training.train(
+            report = ke.train(
                 data,
                 options.model,
                 training_recipe=recipe,

@@ -51,7 +51,7 @@ def main():
         options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
-def measure(kind: str, stages: int, seed: int, data: ke.data.DataSet, options) -> dict:
+def measure(kind: str, stages: int, seed: int, data: ke.data.Dataset, options) -> dict:
     """Trains once; a fixed resolution is a progression of one stage."""
     # Few epochs: the schedule and the batch of the recipe for that.
     short = ke.training.recipe("finetune" if options.weights else "small", epochs=options.epochs)

@@ -3,6 +3,7 @@ from . import data as data
 from . import deploy as deploy
 from . import explain as explain
 from . import layers as layers
+from . import losses as losses
 from . import plots as plots
 from . import scaling as scaling
 from . import spec as spec
@@ -12,8 +13,12 @@ from . import weights as weights
 from ._version import __version__ as __version__
 from .deploy import Predictor as Predictor
 from .deploy import export as export
+from .description import ModelDescription as ModelDescription
+from .description import read_description as read_description
 from .errors import InputError as InputError
+from .errors import RunError as RunError
 from .model import feature_pyramid as feature_pyramid
+from .run import train as train
 from .spec import StageSpec as StageSpec
 from .spec import VariantSpec as VariantSpec
 from .training import freeze_batch_norm as freeze_batch_norm

@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import sys
 
-MODULES = ("layers", "training.schedule", "training.optimizer", "training.loss")
+MODULES = ("layers", "training.schedule", "training.optimizer", "losses")
 
 
 class _AfterKeras:

@@ -1,6 +1,6 @@
 """What a network costs, in closed form: parameters, multiply-adds, activations.
 
-Standard library only: `cost("L2")` answers at once, without allocating the network.
+Standard library only: `network_cost("L2")` answers at once, without allocating the network.
 
 A multiply-add is one multiplication and one addition in a convolution, a dense layer or
 squeeze-and-excitation's two 1x1 convolutions. The papers call it a FLOP; TensorFlow's
@@ -75,7 +75,7 @@ class NetworkCost:
         return sum(part.activations for part in self.parts)
 
 
-def cost(
+def network_cost(
     variant: Variant,
     image_size: int | None = None,
     classes: int = 1000,

@@ -1,4 +1,4 @@
-"""The one exception the command line turns into a sentence."""
+"""The two exceptions that the command line turns into a sentence."""
 
 
 class InputError(ValueError):
@@ -9,7 +9,32 @@ class InputError(ValueError):
     """
 
 
+class RunError(RuntimeError):
+    """A run could not go on for a reason that lies outside what the caller gave.
+
+    Memory ran out, the loss became NaN, a disk is full, another host was lost. The message is
+    one sentence that says what happened and what to do. The command line prints it and exits
+    with code 1.
+    """
+
+
 def reason(error: BaseException) -> str:
     """Returns the first line of an error's text, to be quoted inside a sentence."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].strip().rstrip(".")
+
+
+def require(valid: bool, name: str, value: object, accepted: str) -> None:
+    """Refuses an argument's value in the words that all of the package uses.
+
+    Args:
+        valid: whether the value is accepted; nothing happens then.
+        name: of the argument.
+        value: that was given.
+        accepted: what would be, such as `"at least 1"`.
+
+    Raises:
+        InputError: if it is not valid.
+    """
+    if not valid:
+        raise InputError(f"{name}={value!r} must be {accepted}.")

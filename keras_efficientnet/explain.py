@@ -13,7 +13,7 @@ from PIL import Image
 from keras_efficientnet import plots
 from keras_efficientnet.data import images
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.files import written_whole
+from keras_efficientnet.files import atomic_write
 
 # Side of a written picture in pixels, where the network's own input is smaller.
 PICTURE_SIDE = 448
@@ -163,7 +163,7 @@ def with_pictures(
             f"Model {os.fspath(model)!r} has no gradients to explain it by; pass the .keras file "
             "of the same network."
         )
-    with written_whole(folder, overwrite) as unfinished:
+    with atomic_write(folder, overwrite) as unfinished:
         unfinished.mkdir()
         explainer = GradCAM(keras.saving.load_model(model, compile=False, safe_mode=True))
         taken: set[str] = set()
@@ -183,7 +183,7 @@ def _free_name(stem: str, taken: set[str]) -> str:
 
 
 def _picture(explainer: GradCAM, predictor: Any, source: Any) -> Image.Image:
-    size, crop_fraction = predictor.info.image_size, predictor.info.crop_fraction
+    size, crop_fraction = predictor.description.image_size, predictor.description.crop_fraction
     image = images.read(source)
     heatmap = explainer(images.prepare(image, size, crop_fraction))
     side = max(size, PICTURE_SIDE)

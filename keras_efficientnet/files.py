@@ -16,7 +16,7 @@ _AT_FDCWD, _NO_REPLACE, _EXCHANGE = -100, 1, 2
 
 
 @contextlib.contextmanager
-def written_whole(
+def atomic_write(
     path: str | os.PathLike, overwrite: bool = False, staging: Path | None = None
 ) -> Iterator[Path]:
     """Gives a path to write a file or folder at, and moves it into place at the end.

@@ -13,7 +13,8 @@ from matplotlib import patches
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from keras_efficientnet.canvas import (
+from keras_efficientnet.errors import InputError
+from keras_efficientnet.plot_style import (
     MARKERS,
     THEMES,
     Picture,
@@ -27,7 +28,6 @@ from keras_efficientnet.canvas import (
     theme,
     to_svg,
 )
-from keras_efficientnet.errors import InputError
 
 __all__ = [
     "THEMES",

@@ -21,13 +21,13 @@ from PIL import Image
 
 from keras_efficientnet import plots
 from keras_efficientnet.data import pipeline
-from keras_efficientnet.data.dataset import DataSet
-from keras_efficientnet.deploy.benchmark import processor
+from keras_efficientnet.data.dataset import Dataset
+from keras_efficientnet.deploy.benchmarking import processor
 from keras_efficientnet.deploy.predictor import Predictor
 from keras_efficientnet.deploy.runtime import available_cores
 from keras_efficientnet.errors import InputError, reason
-from keras_efficientnet.files import written_whole
-from keras_efficientnet.quiet import silenced
+from keras_efficientnet.files import atomic_write
+from keras_efficientnet.native_logs import suppress_native_logs
 
 FILE_NAME = "report.html"
 # The file that held-out images are classified with for the details, where it could be made: the
@@ -79,7 +79,7 @@ class Details:
 def write_report(
     folder: Path,
     report: Mapping[str, Any],
-    data: DataSet,
+    data: Dataset,
     held_out: tuple[np.ndarray, np.ndarray],
 ) -> None:
     """Writes `report.html` into a finished run's folder.
@@ -93,14 +93,14 @@ def write_report(
         held_out: prepared images `[count, size, size, 3]` and class indices `[count]`.
     """
     try:
-        with silenced():  # LiteRT has notes on every file that it opens
+        with suppress_native_logs():  # LiteRT has notes on every file that it opens
             latencies = _latencies(folder, report["files"])
             file = DETAILS_FROM if DETAILS_FROM in report["files"] else next(iter(report["files"]))
             details = _details(folder / file, data, held_out, latencies.get(file))
         with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
             history = list(csv.DictReader(file))
         page = html(report, history, latencies, details)
-        with written_whole(folder / FILE_NAME, overwrite=True) as path:
+        with atomic_write(folder / FILE_NAME, overwrite=True) as path:
             # A file name that is not text has characters that no file can hold.
             path.write_bytes(page.encode("utf-8", "replace"))
     except Exception as error:
@@ -166,7 +166,7 @@ def _latencies(folder: Path, files: Iterable[str]) -> dict[str, float]:
             predictor = Predictor(folder / file)
         except InputError:
             continue  # no runtime for it here
-        size = predictor.info.image_size
+        size = predictor.description.image_size
         image = np.zeros((1, size, size, 3), np.uint8)
         predictor.scores(image)
         seconds: list[float] = []
@@ -180,7 +180,7 @@ def _latencies(folder: Path, files: Iterable[str]) -> dict[str, float]:
 
 def _details(
     file: Path,
-    data: DataSet,
+    data: Dataset,
     held_out: tuple[np.ndarray, np.ndarray],
     latency: float | None,
 ) -> Details:

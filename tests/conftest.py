@@ -153,7 +153,7 @@ def model_files(tmp_path_factory, small, randomize):
     """One small classifier of three classes at 64 px in every format, by its suffix."""
     folder = tmp_path_factory.mktemp("model-files")
     model = randomize(ke.EfficientNet(small, classes=3, input_shape=(64, 64, 3)))
-    info = ke.deploy.ModelInfo("small", ("chat", "犬", "лиса"), 64, 0.875)
+    description = ke.ModelDescription("small", ("chat", "犬", "лиса"), 64, 0.875)
     paths = {
         "keras": folder / "model.keras",
         "saved_model": folder / "saved_model",
@@ -161,8 +161,8 @@ def model_files(tmp_path_factory, small, randomize):
         "int8": folder / "int8.tflite",
     }
     calibration = np.random.default_rng(2).integers(0, 256, (8, 64, 64, 3), np.uint8)
-    ke.deploy.save_keras(model, paths["keras"], info)
-    ke.deploy.export_saved_model(model, paths["saved_model"], info)
-    ke.deploy.export_tflite(model, paths["float32"], info)
-    ke.deploy.export_tflite(model, paths["int8"], info, "int8", calibration)
+    ke.deploy.save_keras(model, paths["keras"], description)
+    ke.deploy.export_saved_model(model, paths["saved_model"], description)
+    ke.deploy.export_tflite(model, paths["float32"], description)
+    ke.deploy.export_tflite(model, paths["int8"], description, "int8", calibration)
     return paths

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import keras_efficientnet as ke
-from keras_efficientnet import InputError, deploy
+from keras_efficientnet import InputError
 from keras_efficientnet.data import images, sources
 from keras_efficientnet.data.dataset import FileExamples
+from keras_efficientnet.description import ModelDescription, read_description
 
 SEEDS = Path(__file__).parent / "fuzz" / "seeds"
 CHEAP = ("image", "csv", "class_folders", "weight_file", "description", "specification")
@@ -225,13 +226,13 @@ def test_a_class_folder_that_cannot_be_read(tmp_path):
 
 def test_descriptions_that_attack(tmp_path):
     path = tmp_path / "model.tflite"
-    good = deploy.ModelInfo("B0", ("a",), 8, 1.0).to_json()
+    good = ModelDescription("B0", ("a",), 8, 1.0).to_json()
 
     def refused(text, compression=zipfile.ZIP_STORED, change=lambda content: content):
         with zipfile.ZipFile(path, "w", compression) as archive:
             archive.writestr("keras_efficientnet.json", text)
         path.write_bytes(change(path.read_bytes()))
-        assert_refused(lambda: deploy.read_info(path), "description inside .* is damaged")
+        assert_refused(lambda: read_description(path), "description inside .* is damaged")
 
     refused("[" * 100_000)
     refused(" " * 2**27 + good, zipfile.ZIP_DEFLATED)

@@ -75,7 +75,7 @@ def test_scaling_cost(run, tmp_path):
     two, four = report["points"]
     assert (two["at"], four["at"]) == (2, 4)
     assert four["predicted_time"] == 2 * two["predicted_time"]
-    assert two["predicted_time"] == 2 * ke.cost.cost("B0", 32).multiply_adds
+    assert two["predicted_time"] == 2 * ke.cost.network_cost("B0", 32).multiply_adds
     assert min(two["time"], two["memory"]) > 0
     assert picture.read_text(encoding="utf-8").startswith("<svg")
     assert "batch 4" in printed

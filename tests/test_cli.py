@@ -17,7 +17,9 @@ import keras_efficientnet as ke
 from keras_efficientnet import deploy, spec
 from keras_efficientnet.cli import group
 from keras_efficientnet.data.pipeline import evaluation_arrays
-from keras_efficientnet.training import fit, recipe, train
+from keras_efficientnet.description import read_description
+from keras_efficientnet.run import train
+from keras_efficientnet.training import fit, recipe
 
 COLOURS = {"blue": (0, 0, 255), "grün": (0, 255, 0), "red": (255, 0, 0)}
 
@@ -167,9 +169,9 @@ def test_a_run_leaves_everything_it_promises(trained, photos):
         "| 12 held-out images |",
     ):
         assert text in card
-    info = deploy.read_info(trained / "model_int8.tflite")
-    assert info
-    assert info.data.startswith("48 images of colours")
+    description = read_description(trained / "model_int8.tflite")
+    assert description
+    assert description.data.startswith("48 images of colours")
     rows = (trained / "history.csv").read_text().splitlines()
     assert rows[0].split(",")[:5] == ["epoch", "stage", "image_size", "accuracy", "loss"]
     assert "learning_rate" in rows[0]
@@ -242,9 +244,9 @@ def test_export_and_tables(trained, photos, tmp_path):
         "DEPTHWISE_CONV_2D",
     ):
         assert text in table.stdout
-    info = deploy.read_info(tmp_path / "model_float32.tflite")
-    assert info
-    assert (info.license, info.class_names) == ("MIT", ("bleu", "vert", "rouge"))
+    description = read_description(tmp_path / "model_float32.tflite")
+    assert description
+    assert (description.license, description.class_names) == ("MIT", ("bleu", "vert", "rouge"))
     prediction = cli("predict", tmp_path / "saved_model", photos / "red" / "0.jpg")
     assert prediction.returncode == 0
     assert "vert" in prediction.stdout
@@ -271,12 +273,12 @@ def test_training_by_command_on_given_weights(small, photos, tmp_path):
 
 def test_info_needs_no_tensorflow_and_equals_the_cost(run_python):
     result = answer("info", "B3", "--json")
-    total = ke.cost.cost("B3")
+    total = ke.cost.network_cost("B3")
     assert result["trainable"] == total.trainable == 12_233_232
     assert result["multiply_adds"] == total.multiply_adds
     assert len([part for part in result["parts"] if "block" in part]) == 26
     small = answer("info", "efficientnetb0", "--image-size", 32, "--classes", 10, "--json")
-    assert small["parameters"] == ke.cost.cost("B0", classes=10).parameters
+    assert small["parameters"] == ke.cost.network_cost("B0", classes=10).parameters
     table = cli("info", "B0").stdout
     for text in ("block7a", "1,281,000", "5,288,548 trainable", "0.386 G multiply-adds"):
         assert text in table

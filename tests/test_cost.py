@@ -36,7 +36,7 @@ def giga(count: int, like: str) -> str:
 @pytest.mark.parametrize("name", V1)
 def test_parameters_and_multiply_adds_of_the_released_variants(name):
     trainable, total, multiply_adds = V1[name]
-    network = ke.cost.cost(name)
+    network = ke.cost.network_cost(name)
     assert (network.trainable, network.parameters) == (trainable, total)
     assert giga(network.multiply_adds, multiply_adds) == multiply_adds
 

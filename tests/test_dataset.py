@@ -9,7 +9,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from keras_efficientnet import InputError
 from keras_efficientnet.data import image_files, sources
-from keras_efficientnet.data.dataset import ArrayExamples, DataSet, FileExamples
+from keras_efficientnet.data.dataset import ArrayExamples, Dataset, FileExamples
 
 
 def drawn(examples, seed, start, count):
@@ -96,7 +96,7 @@ def test_a_file_that_changes_while_in_use_is_named(tmp_path):
 def test_class_weights_balance_the_classes():
     labels = np.array([0] * 10 + [1] * 30 + [3] * 5)
     examples = ArrayExamples(np.zeros((45, 1, 1, 3), np.uint8), labels)
-    data = DataSet("x", "x", ("a", "b", "never", "d"), examples, examples, 1.0, False)
+    data = Dataset("x", "x", ("a", "b", "never", "d"), examples, examples, 1.0, False)
     weights = data.class_weights()
     expected = compute_class_weight("balanced", classes=np.array([0, 1, 3]), y=labels)
     assert weights == pytest.approx(dict(zip((0, 1, 3), expected, strict=True)))

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from keras_efficientnet import InputError
-from keras_efficientnet.training import checkpoint, distribution
+from keras_efficientnet.training import distribution, run_checkpoints
 
 FLOWERS = Path(__file__).parents[2] / "shared" / "data" / "flowers"
 
@@ -305,7 +305,7 @@ def test_the_command_over_two_processes_survives_the_loss_of_one(photos, tmp_pat
             yield one, other
 
     with both() as (one, other):
-        while checkpoint.newest_step(first / "flowers.partial") < 2:
+        while run_checkpoints.newest_step(first / "flowers.partial") < 2:
             assert one.poll() is None
             time.sleep(0.01)
         other.kill()
@@ -315,7 +315,7 @@ def test_the_command_over_two_processes_survives_the_loss_of_one(photos, tmp_pat
             "Error: Another process of the run was lost, and the run ends here; start all of them"
         )
     assert [path.name for path in first.iterdir()] == ["flowers.partial"]
-    assert 2 <= checkpoint.newest_step(first / "flowers.partial") < 12
+    assert 2 <= run_checkpoints.newest_step(first / "flowers.partial") < 12
     with both() as (one, other):
         report, settings = (json.loads(finished(child)) for child in (one, other))
     assert list(second.iterdir()) == []

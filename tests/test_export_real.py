@@ -13,7 +13,7 @@ from image_helpers import real_photos
 import keras_efficientnet as ke
 from keras_efficientnet import deploy
 from keras_efficientnet.data.pipeline import evaluation_arrays
-from keras_efficientnet.deploy.network import open_network
+from keras_efficientnet.deploy.exportable import open_exportable
 
 SHARED = Path(__file__).parents[2] / "shared"
 WEIGHTS = SHARED / "weights" / "efficientnet_b0_imagenet_partial_torch_layout.npz"
@@ -80,7 +80,7 @@ def flowers():
     model = keras.Model(base.input, head(pooled), name="flowers")
     kernel = probe.coef_ / scaler.scale_
     head.set_weights([kernel.T, probe.intercept_ - kernel @ scaler.mean_])
-    return open_network(model, {"class_names": data.class_names}), data
+    return open_exportable(model, {"class_names": data.class_names}), data
 
 
 @slow

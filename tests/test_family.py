@@ -54,7 +54,7 @@ QUICK = ("B0", "B3", "V2-B0", "V2-S")
 @pytest.mark.parametrize("name", COUNTS)
 def test_cost_equals_the_published_counts(name):
     trainable, billions = COUNTS[name]
-    actual = cost.cost(name)
+    actual = cost.network_cost(name)
     assert actual.trainable == trainable
     digits = len(str(billions).partition(".")[2])
     assert round(actual.multiply_adds / 1e9, digits) == billions
@@ -65,7 +65,7 @@ def test_cost_equals_the_published_counts(name):
 @pytest.mark.parametrize("name", ["Lite0", "Lite3", "EdgeTPU-S", "EdgeTPU-L", "V2-B2", "V2-S"])
 def test_a_built_network_has_the_counted_parameters(name):
     network = ke.EfficientNet(name)
-    counted = cost.cost(name)
+    counted = cost.network_cost(name)
     assert network.count_params() == counted.parameters
     assert sum(v.shape.num_elements() for v in network.trainable_variables) == counted.trainable
 

@@ -23,9 +23,9 @@ import keras_efficientnet as ke
 from keras_efficientnet import InputError, cli, deploy, training
 from keras_efficientnet.data import sources
 from keras_efficientnet.data.dataset import FileExamples
-from keras_efficientnet.deploy.network import open_network
+from keras_efficientnet.deploy.exportable import open_exportable
 from keras_efficientnet.study import trials
-from keras_efficientnet.training import checkpoint
+from keras_efficientnet.training import run_checkpoints
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -100,7 +100,7 @@ def test_a_full_disk_in_an_export(tmp_path, capsys):
     for file in ("model.keras", "model_float32.tflite"):
         (tmp_path / file).write_bytes(b"the earlier result")
     before = files_of(tmp_path)
-    network = open_network(GOLDEN / "model.keras")
+    network = open_exportable(GOLDEN / "model.keras")
     with disk_of(5_000), pytest.raises(deploy.ExportError) as caught:
         deploy.export(network, tmp_path, formats, overwrite=True)
     assert set(caught.value.report["failed"]) == {"keras", "saved_model", "tflite_float32"}
@@ -126,7 +126,7 @@ def test_a_file_system_that_is_full(small_disk):
     earlier = small_disk / "model_float32.tflite"
     earlier.write_bytes(b"the earlier result")
     (small_disk / "other").write_bytes(bytes(50_000))
-    network = open_network(GOLDEN / "model.keras")
+    network = open_exportable(GOLDEN / "model.keras")
     with pytest.raises(deploy.ExportError, match="No space left"):
         deploy.export(network, small_disk, "tflite", overwrite=True)
     assert earlier.read_bytes() == b"the earlier result"
@@ -138,20 +138,20 @@ def fit(tiny, folder, **options):
     model = ke.EfficientNet(tiny, input_shape=(32, 32, 3), classes=10)
     data = trials.subset(ke.data.load("digits"), 96, 20)
     recipe = training.recipe("small", batch_size=32, **{"epochs": 2, **options})
-    execution = training.Execution(checkpoint_seconds=0)
+    run_config = training.RunConfig(checkpoint_seconds=0)
     history = training.fit(
-        model, data, recipe, image_size=32, execution=execution, folder=folder, seed=1
+        model, data, recipe, image_size=32, run_config=run_config, folder=folder, seed=1
     )
     return history, model.get_weights()
 
 
 def test_a_full_disk_in_a_checkpoint_costs_no_good_one(tiny, tmp_path):
     fit(tiny, tmp_path, epochs=1)
-    before = checkpoint.newest_step(tmp_path)
+    before = run_checkpoints.newest_step(tmp_path)
     with disk_of(10_000), pytest.raises(InputError, match=r"Cannot write checkpoint .* too large"):
         fit(tiny, tmp_path)
-    assert checkpoint.newest_step(tmp_path) == before
-    assert checkpoint.load_newest(tmp_path)
+    assert run_checkpoints.newest_step(tmp_path) == before
+    assert run_checkpoints.load_newest(tmp_path)
     history, _ = fit(tiny, tmp_path)
     assert len(history) == 2
 
@@ -227,7 +227,7 @@ def test_a_data_folder_that_vanishes_in_the_midst_of_training(tiny, tmp_path):
     done = threading.Event()
 
     def remove():
-        while checkpoint.newest_step(run) < 2 and not done.is_set():
+        while run_checkpoints.newest_step(run) < 2 and not done.is_set():
             time.sleep(0.01)
         shutil.rmtree(photos)
 
@@ -240,14 +240,14 @@ def test_a_data_folder_that_vanishes_in_the_midst_of_training(tiny, tmp_path):
                 data,
                 recipe,
                 image_size=32,
-                execution=training.Execution(checkpoint_seconds=0),
+                run_config=training.RunConfig(checkpoint_seconds=0),
                 folder=run,
             )
     finally:
         done.set()
         remover.join()
     assert_sentence(str(caught.value))
-    assert checkpoint.load_newest(run)
+    assert run_checkpoints.load_newest(run)
 
 
 def test_a_clock_that_jumps_back_changes_nothing(tiny, tmp_path, monkeypatch):
@@ -258,7 +258,7 @@ def test_a_clock_that_jumps_back_changes_nothing(tiny, tmp_path, monkeypatch):
     older, newest = sorted(jumping.iterdir())
     os.utime(older, (now, now))
     os.utime(newest, (0, 0))
-    assert checkpoint.newest_step(jumping) == 4
+    assert run_checkpoints.newest_step(jumping) == 4
     newest.unlink()
     found = fit(tiny, jumping)
     assert [row["epoch"] for row in found[0]] == [row["epoch"] for row in history] == [1, 2]

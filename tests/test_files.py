@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from keras_efficientnet import InputError, files
-from keras_efficientnet.files import size_in_bytes, written_whole
+from keras_efficientnet.files import atomic_write, size_in_bytes
 
 
 def test_a_file_appears_at_the_end(tmp_path):
     target = tmp_path / "deep" / "result.txt"
-    with written_whole(target) as path:
+    with atomic_write(target) as path:
         path.write_text("half")
         assert not target.exists()
         path.write_text("whole")
@@ -20,7 +20,7 @@ def test_a_file_appears_at_the_end(tmp_path):
 
 
 def test_a_failure_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError), written_whole(tmp_path / "result") as path:
+    with pytest.raises(RuntimeError), atomic_write(tmp_path / "result") as path:
         path.mkdir()
         (path / "part").write_text("half")
         raise RuntimeError
@@ -31,13 +31,13 @@ def test_an_existing_result_is_kept_until_the_new_one_is_whole(tmp_path):
     target = tmp_path / "result"
     target.mkdir()
     (target / "old").write_text("old")
-    with pytest.raises(InputError, match="--overwrite"), written_whole(target):
+    with pytest.raises(InputError, match="--overwrite"), atomic_write(target):
         pass
-    with pytest.raises(RuntimeError), written_whole(target, overwrite=True) as path:
+    with pytest.raises(RuntimeError), atomic_write(target, overwrite=True) as path:
         path.mkdir()
         raise RuntimeError
     assert (target / "old").read_text() == "old"
-    with written_whole(target, overwrite=True) as path:
+    with atomic_write(target, overwrite=True) as path:
         path.mkdir()
         (path / "new").write_text("new!")
     assert [entry.name for entry in target.iterdir()] == ["new"]
@@ -47,7 +47,7 @@ def test_an_existing_result_is_kept_until_the_new_one_is_whole(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named_at_once(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="Cannot write to"), written_whole(tmp_path / "file" / "x"):
+    with pytest.raises(InputError, match="Cannot write to"), atomic_write(tmp_path / "file" / "x"):
         pass
 
 
@@ -65,7 +65,7 @@ def test_a_folder_is_never_missing_while_it_is_replaced(tmp_path):
     with ThreadPoolExecutor(1) as pool:
         looking = pool.submit(look)
         for number in range(1, 200):
-            with written_whole(target, overwrite=True) as path:
+            with atomic_write(target, overwrite=True) as path:
                 path.mkdir()
                 (path / "number").write_text(str(number))
         stop.set()
@@ -87,10 +87,10 @@ def test_of_two_writers_that_may_not_overwrite_the_first_wins(tmp_path, monkeypa
         target = tmp_path / make.__name__
         with (
             pytest.raises(InputError, match="has appeared meanwhile"),
-            written_whole(target) as one,
+            atomic_write(target) as one,
         ):
             make(one)
-            with written_whole(target) as other:
+            with atomic_write(target) as other:
                 other.mkdir()
                 (other / "first").touch()
         assert (target / "first").exists()

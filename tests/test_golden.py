@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import keras_efficientnet as ke
-from keras_efficientnet import deploy
+from keras_efficientnet.description import ModelDescription, read_description
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -42,7 +42,7 @@ def test_saved_weights_go_into_the_model(expected):
 
 @pytest.mark.parametrize("file", ["model.keras", "model.tflite"])
 def test_a_description_says_what_it_said(file):
-    expected = deploy.ModelInfo(
+    expected = ModelDescription(
         "golden", ("chat", "犬"), 32, 1.0, (0.0,), (1.0,), license="Apache-2.0"
     )
-    assert deploy.read_info(GOLDEN / file) == expected
+    assert read_description(GOLDEN / file) == expected

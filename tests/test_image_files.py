@@ -145,7 +145,7 @@ def test_broken_files_are_skipped_and_named_and_odd_ones_are_trained_on(tmp_path
     assert len(data.train) + len(data.test) == 4 + odd
     for memory in (0, 2**30):
         train = FileExamples(data.train.files + data.test.files, memory_bytes=memory)
-        everything = sources.DataSet("x", "x", data.class_names, train, train, 1.0, True)
+        everything = sources.Dataset("x", "x", data.class_names, train, train, 1.0, True)
         stream = pipeline.training_batches(everything, 32, len(train), 0)
         (pixels, labels), *_ = stream.take(1)
         assert pixels.shape == (4 + odd, 32, 32, 3)

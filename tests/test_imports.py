@@ -24,6 +24,8 @@ GRAPH = {
     "gradients": set(),
     "layers": {"errors", "gradients"},
     "model": {"layers", "scaling", "spec", "errors"},
+    "losses": set(),
+    "task": {"errors", "losses"},
     "weights": {"model", "layers", "scaling", "spec", "errors", "files"},
     "variants": {"model", "layers", "scaling", "spec", "errors", "weights"},
 }
@@ -32,15 +34,17 @@ ALLOWED = {
     **STDLIB_ONLY,
     **GRAPH,
     "files": {"errors"},
-    "quiet": set(),
-    "data": {"errors", "files", "spec", "scaling"},
-    "deploy": CORE | {"data", "files", "quiet"},
-    "canvas": {"errors"},
-    "plots": {"canvas", "errors"},
+    "native_logs": set(),
+    "description": {"errors", "files", "scaling", "spec", "task"},
+    "data": {"errors", "files", "spec", "scaling", "task"},
+    "deploy": CORE | {"data", "description", "files", "native_logs"},
+    "plot_style": {"errors"},
+    "plots": {"plot_style", "errors"},
     "explain": {"data", "errors", "files", "plots"},
-    "report": {"data", "deploy", "errors", "files", "plots", "quiet"},
-    "training": CORE | {"data", "deploy", "files", "quiet", "report"},
-    "study": CORE | {"data", "deploy", "training", "files", "quiet"},
+    "report": {"data", "deploy", "errors", "files", "plots", "native_logs"},
+    "training": CORE | {"data", "files", "native_logs"},
+    "study": CORE | {"data", "deploy", "description", "training", "files", "native_logs"},
+    "run": CORE | {"data", "deploy", "description", "files", "native_logs", "report", "training"},
 }
 
 
@@ -123,7 +127,7 @@ HEAVY = """
 import sys
 import keras_efficientnet as ke
 assert ke.scaling.compound_scale(1).width == 1.1
-assert ke.cost.cost("L2").trainable == 480_309_308
+assert ke.cost.network_cost("L2").trainable == 480_309_308
 assert ke.spec.VARIANTS and ke.VariantSpec and ke.InputError and ke.__version__
 print(sorted({"tensorflow", "keras", "numpy", "jax", "torch"} & set(sys.modules)))
 """

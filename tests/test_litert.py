@@ -12,7 +12,7 @@ from PIL import Image
 import keras_efficientnet as ke
 from keras_efficientnet import InputError, deploy
 from keras_efficientnet.deploy import runtime
-from keras_efficientnet.deploy.network import open_network
+from keras_efficientnet.deploy.exportable import open_exportable
 
 NAMES = ("chat", "犬", "лиса")
 SIZE = 64
@@ -43,7 +43,7 @@ def model(small, tell_apart, photos):
 
 @pytest.fixture(scope="module")
 def network(model):
-    return open_network(model, {"class_names": NAMES})
+    return open_exportable(model, {"class_names": NAMES})
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_one_model_gives_one_file_whose_weights_are_aligned(files, network, tmp_
 def test_features_and_other_channels(small, randomize, tmp_path):
     images = coarse(4, 32, channels=1)
     model = ke.EfficientNet(small, include_top=False, input_shape=(32, 32, 1))
-    network = open_network(randomize(model, images))
+    network = open_exportable(randomize(model, images))
     expected = model.predict(images, verbose=0)
     for quantize, tolerance in (("float32", 1e-4), ("int8", 0.2)):
         path = tmp_path / f"{quantize}.tflite"
@@ -169,7 +169,7 @@ def test_preprocessing_outside_is_done_by_the_predictor(small, tell_apart, tmp_p
     outside.set_weights(inside.get_weights())
     expected = inside.predict(images, verbose=0)
     assert np.abs(outside.predict(images, verbose=0) - expected).max() > 0.4
-    network = open_network(outside)
+    network = open_exportable(outside)
     for quantize, tolerance in (("float32", 1e-4), ("int8", 0.4)):
         path = tmp_path / f"{quantize}.tflite"
         deploy.export_tflite(network, path, quantize=quantize, calibration=images)

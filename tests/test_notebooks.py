@@ -15,7 +15,7 @@ MAX_OUTPUT = 60_000
 # What runs after the cell with a notebook's parameters.
 SMALL = {
     "01_first_classifier": """
-VARIANT, EPOCHS, TRAIN_IMAGES = ke.study.base("tiny"), 1, 100
+VARIANT, EPOCHS, TRAIN_IMAGES = ke.study.get_network("tiny"), 1, 100
 """,
     "02_fine_tune_on_your_photos": """
 EPOCHS, EXAMPLES, IMAGE_SIZE = 2, 8, 32

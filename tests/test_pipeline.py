@@ -28,7 +28,7 @@ class Numbered(sources.ArrayExamples):
 
 def dataset(train, mirror=False, classes=0):
     names = tuple(str(number) for number in range(classes))
-    return sources.DataSet("numbered", "numbered", names, train, train, 1.0, mirror)
+    return sources.Dataset("numbered", "numbered", names, train, train, 1.0, mirror)
 
 
 def noise(count=20, size=20):

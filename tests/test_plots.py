@@ -263,7 +263,10 @@ def test_scales_are_those_of_the_paper():
     rows = study.compound_scales([0, 1])
     lines, points = rows[:2], rows[2:]
     assert lines[1]["depth"] == pytest.approx(1.2)
-    assert lines[1]["multiply_adds"] == ke.cost.cost(ke.scaling.compound_scale(1)).multiply_adds
+    assert (
+        lines[1]["multiply_adds"]
+        == ke.cost.network_cost(ke.scaling.compound_scale(1)).multiply_adds
+    )
     assert [row["name"] for row in points] == [f"B{number}" for number in range(8)]
     assert points[0]["phi"] == 0
     assert points[4]["phi"] == pytest.approx(3.73, abs=0.01)

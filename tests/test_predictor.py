@@ -14,6 +14,7 @@ import keras_efficientnet as ke
 from keras_efficientnet import InputError, deploy
 from keras_efficientnet.data import images, sources
 from keras_efficientnet.deploy.runtime import BATCH_SIZE
+from keras_efficientnet.description import ModelDescription, read_description
 
 NAMES = ("chat", "犬", "лиса")
 
@@ -166,12 +167,14 @@ def test_models_that_are_no_classifiers_are_refused(small, model_files, tmp_path
     grey = ke.EfficientNet(small, input_shape=(64, 64, 1), include_preprocessing=False)
     grey.save(tmp_path / "grey.keras")
     two = keras.Model(inputs, [keras.layers.Flatten()(inputs)] * 2)
-    info = deploy.read_info(model_files["keras"])
+    description = read_description(model_files["keras"])
     two_lite = tmp_path / "two.tflite"
     two_lite.write_bytes(tf.lite.TFLiteConverter.from_keras_model(two).convert())
     other = tmp_path / "other.keras"
     shutil.copy(model_files["float32"], tmp_path / "other.tflite")
-    deploy.save_keras(ke.EfficientNet(small, classes=3, input_shape=(32, 32, 3)), other, info)
+    deploy.save_keras(
+        ke.EfficientNet(small, classes=3, input_shape=(32, 32, 3)), other, description
+    )
     for name, message in (
         ("none.keras", "does not exist"),
         ("broken.keras", "Cannot load model"),
@@ -192,7 +195,7 @@ def test_models_that_are_no_classifiers_are_refused(small, model_files, tmp_path
 def test_a_model_file_without_a_description_still_works(model, photos, expected, tmp_path):
     model.save(tmp_path / "plain.keras")
     predictor = ke.Predictor(tmp_path / "plain.keras")
-    assert (predictor.info.class_names, predictor.info.image_size) == ((), 64)
+    assert (predictor.description.class_names, predictor.description.image_size) == ((), 64)
     label, score = next(iter(predictor.classify(photos[0])))
     assert label == f"class {expected[0].argmax()}"
     assert score == pytest.approx(expected[0].max(), abs=1e-5)
@@ -214,7 +217,7 @@ assert not {"keras", "tensorflow"} & set(sys.modules)
 
 def labelled(photos, labels, names):
     examples = sources.ArrayExamples(photos, labels)
-    return sources.DataSet("photos", "photos", names, examples, examples, 1.0, False)
+    return sources.Dataset("photos", "photos", names, examples, examples, 1.0, False)
 
 
 def test_evaluation_matches_classes_by_name(model_files, model, photos, expected, tmp_path):
@@ -247,8 +250,8 @@ def test_evaluation_matches_classes_by_name(model_files, model, photos, expected
 def test_evaluation_counts_the_five_best_of_more_classes(small, photos, tmp_path):
     names = tuple("abcdefgh")
     model = ke.EfficientNet(small, classes=8, input_shape=(64, 64, 3))
-    info = deploy.ModelInfo("small", names, 64, 0.875)
-    deploy.save_keras(model, tmp_path / "m.keras", info)
+    description = ModelDescription("small", names, 64, 0.875)
+    deploy.save_keras(model, tmp_path / "m.keras", description)
     predictor = ke.Predictor(tmp_path / "m.keras")
     scores = predictor.scores(np.stack([predictor.prepare(photo) for photo in photos]))
     order = np.argsort(-scores, axis=1, kind="stable")
@@ -262,4 +265,4 @@ def test_evaluation_counts_the_five_best_of_more_classes(small, photos, tmp_path
             share = np.mean(ranks[labels == index] < 5)
             assert result["classes"][name]["top5_accuracy"] == pytest.approx(share)
     assert sum(row["images"] for row in result["confusions"]) == np.sum(ranks > 0)
-    assert dataclasses.astuple(predictor.info)[1] == names
+    assert dataclasses.astuple(predictor.description)[1] == names

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from test_quantization import classifier, doubtful, float_content, pictures
+from test_int8_search import classifier, doubtful, float_content, pictures
 
-from keras_efficientnet.deploy import quantization, quantization_aware
+from keras_efficientnet.deploy import int8_search, quantization_aware
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +45,10 @@ def test_fine_tuning_beats_quantization_after_training(model, tmp_path, monkeypa
     images = pictures(48, 2)
     content = float_content(model, tmp_path)
     check = doubtful(content, 64)
-    expected = quantization._run(content, check)
+    expected = int8_search._run(content, check)
 
     def error(network):
-        scores = quantization._run(quantization.plain_int8(network, images), check)
+        scores = int8_search._run(int8_search.plain_int8(network, images), check)
         return np.square(np.log(scores + 1e-3) - np.log(expected + 1e-3)).mean()
 
     before = [np.array(value) for value in model.get_weights()]

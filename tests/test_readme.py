@@ -61,6 +61,6 @@ def test_the_variant_table_is_that_of_the_cost():
     rows = re.findall(r"^\| (B\d|L2) \| (\d+) \| ([\d,]+) \| ([\d.]+) G \|", README, re.MULTILINE)
     assert [name for name, *_ in rows] == [*(f"B{index}" for index in range(9)), "L2"]
     for name, pixels, trainable, multiply_adds in rows:
-        total = ke.cost.cost(name)
+        total = ke.cost.network_cost(name)
         assert (total.image_size, total.trainable) == (int(pixels), int(trainable.replace(",", "")))
         assert f"{total.multiply_adds / 1e9:.3g}" == multiply_adds

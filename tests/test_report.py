@@ -13,7 +13,7 @@ from PIL import Image
 
 import keras_efficientnet as ke
 from keras_efficientnet import report as report_page
-from keras_efficientnet.data.dataset import ArrayExamples, DataSet, FileExamples, ImageFile
+from keras_efficientnet.data.dataset import ArrayExamples, Dataset, FileExamples, ImageFile
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -178,7 +178,7 @@ def finished(tmp_path, model_files):
         Image.fromarray(image).save(path)
         files.append(ImageFile(path, int(labels[index]), 1, 64, 64))
     train = ArrayExamples(pixels, labels)
-    data = DataSet("p", "folder:p", ("chat", "犬", "лиса"), train, FileExamples(files), 1.0, False)
+    data = Dataset("p", "folder:p", ("chat", "犬", "лиса"), train, FileExamples(files), 1.0, False)
     names = ("model.keras", "saved_model", "model_float32.tflite", "model_int8.tflite")
     report = a_report(files=dict.fromkeys(names, 1e6), test_images=10)
     return folder, report, data, (pixels, labels)

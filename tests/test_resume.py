@@ -12,20 +12,22 @@ import numpy as np
 import pytest
 
 from keras_efficientnet import InputError
-from keras_efficientnet.training import Execution, checkpoint, recipe, train
+from keras_efficientnet.run import train
+from keras_efficientnet.training import RunConfig, recipe, run_checkpoints
 
 NETWORK = """
 import dataclasses, sys
 from pathlib import Path
 import keras
 import keras_efficientnet as ke
-from keras_efficientnet.training import Execution, fit, recipe, train
+from keras_efficientnet.run import train
+from keras_efficientnet.training import RunConfig, fit, recipe
 
 b0 = ke.spec.VARIANTS["B0"]
 tiny = dataclasses.replace(
     b0, name="tiny", width=0.25, depth=0.3, stages=b0.stages[:2], batch_norm_momentum=0.7
 )
-every_step = Execution(checkpoint_seconds=0, deterministic=True)
+every_step = RunConfig(checkpoint_seconds=0, deterministic=True)
 """
 
 FIT = (
@@ -39,7 +41,7 @@ keras.utils.set_random_seed(1)
 model = ke.EfficientNet(tiny, input_shape=(32, 32, 3), classes=10)
 chosen = recipe("small", epochs=2, batch_size=32, ema_decay=0.99)
 history = fit(
-    model, data, chosen, image_size=32, seed=1, execution=every_step, folder=folder
+    model, data, chosen, image_size=32, seed=1, run_config=every_step, folder=folder
 )
 assert len(history) == 2
 model.save_weights(folder / "final.weights.h5")
@@ -52,7 +54,7 @@ TRAIN = (
 chosen = recipe("small", epochs=2, batch_size=32, ema_decay=0.99)
 train(
     "digits", tiny, training_recipe=chosen, image_size=32, seed=1,
-    output=sys.argv[1], resume=True, execution=every_step,
+    output=sys.argv[1], resume=True, run_config=every_step,
 )
 """
 )
@@ -81,8 +83,8 @@ def until(child, condition, seconds=120):
 def kill(code, folder, checkpoints, rng, while_writing):
     """Lets a run make some steps and kills it, at random or in the midst of a checkpoint."""
     child = start(code, folder)
-    before = checkpoint.newest_step(checkpoints)
-    until(child, lambda: checkpoint.newest_step(checkpoints) > before)
+    before = run_checkpoints.newest_step(checkpoints)
+    until(child, lambda: run_checkpoints.newest_step(checkpoints) > before)
     if while_writing:
         time.sleep(rng.uniform(0, 0.2))
         until(child, lambda: any(checkpoints.glob("*.writing")))
@@ -117,7 +119,7 @@ def test_killed_runs_end_with_the_bits_of_an_unbroken_one(tmp_path):
     rng = random.Random(0)
     for while_writing in (False, True, True):
         kill(FIT, broken, broken, rng, while_writing)
-        assert checkpoint.load_newest(broken)
+        assert run_checkpoints.load_newest(broken)
     finish(FIT, broken)
     assert_same_weights(whole / "final.weights.h5", broken / "final.weights.h5")
 
@@ -139,7 +141,7 @@ def test_a_whole_run_survives_twenty_kills(tmp_path):
             child.kill()
             child.communicate()
         # The output is complete, or it would not be there.
-        assert broken.exists() or checkpoint.load_newest(tmp_path / "broken.partial")
+        assert broken.exists() or run_checkpoints.load_newest(tmp_path / "broken.partial")
     finish(TRAIN, broken)
     assert not (tmp_path / "broken.partial").exists()
     extracted = []
@@ -158,13 +160,13 @@ class Killed(Exception):  # noqa: N818  what happened, not an error of the code
 
 
 def test_an_unfinished_run_is_never_lost_by_mistake(small, tmp_path, monkeypatch):
-    save = checkpoint.save
+    save = run_checkpoints.save
 
     def save_and_die(*arguments):
         save(*arguments)
         raise Killed
 
-    monkeypatch.setattr(checkpoint, "save", save_and_die)
+    monkeypatch.setattr(run_checkpoints, "save", save_and_die)
     output, partial = tmp_path / "run", tmp_path / "run.partial"
 
     def begin(**options):
@@ -176,12 +178,12 @@ def test_an_unfinished_run_is_never_lost_by_mistake(small, tmp_path, monkeypatch
             training_recipe=chosen,
             image_size=32,
             output=output,
-            **{"execution": Execution(checkpoint_seconds=0), **options},
+            **{"run_config": RunConfig(checkpoint_seconds=0), **options},
         )
 
     with pytest.raises(Killed):
         begin()
-    newest = checkpoint.newest_step(partial)
+    newest = run_checkpoints.newest_step(partial)
     assert newest == 1
     with pytest.raises(InputError, match=r"unfinished run .*--resume .*--overwrite"):
         begin()
@@ -189,13 +191,13 @@ def test_an_unfinished_run_is_never_lost_by_mistake(small, tmp_path, monkeypatch
         begin(resume=True, seed=5)
     with pytest.raises(InputError, match=r"has label_smoothing=0\.1 and not 0\.2"):
         begin(resume=True, recipe={"label_smoothing": 0.2})
-    assert checkpoint.newest_step(partial) == newest
+    assert run_checkpoints.newest_step(partial) == newest
     with pytest.raises(Killed):
         begin(resume=True)
-    assert checkpoint.newest_step(partial) == 2
+    assert run_checkpoints.newest_step(partial) == 2
     with pytest.raises(Killed):
         begin(overwrite=True)
-    assert checkpoint.newest_step(partial) == 1
+    assert run_checkpoints.newest_step(partial) == 1
     assert not output.exists()
 
 
@@ -209,12 +211,12 @@ def test_what_is_there_is_not_taken_for_a_finished_run(tmp_path):
 def test_two_runs_into_one_folder_do_not_mix(tmp_path):
     child = start(TRAIN, tmp_path / "run")
     partial = tmp_path / "run.partial"
-    until(child, lambda: checkpoint.newest_step(partial) >= 0)
+    until(child, lambda: run_checkpoints.newest_step(partial) >= 0)
     try:
         with pytest.raises(InputError, match="Another run is at work in"):
             train("digits", "B0", output=tmp_path / "run", overwrite=True)
         assert child.poll() is None
-        assert checkpoint.newest_step(partial) >= 0
+        assert run_checkpoints.newest_step(partial) >= 0
     finally:
         child.kill()
         child.communicate()

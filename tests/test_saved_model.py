@@ -13,8 +13,9 @@ from PIL import Image
 import keras_efficientnet as ke
 from keras_efficientnet import deploy
 from keras_efficientnet.data import images
-from keras_efficientnet.deploy.network import open_network
+from keras_efficientnet.deploy.exportable import open_exportable
 from keras_efficientnet.deploy.saved_model import _prepared
+from keras_efficientnet.description import read_description
 
 NAMES = ("chat", "犬", "лиса", "naïve", "كلب", "sixth")
 SIZE = 64
@@ -126,7 +127,7 @@ def test_tensorflow_alone_serves_pixels_and_files(
     small, tell_apart, photos, uploads, run_python, tmp_path
 ):
     model = ke.EfficientNet(small, classes=6, input_shape=(SIZE, SIZE, 3))
-    network = open_network(tell_apart(model, photos), {"class_names": NAMES})
+    network = open_exportable(tell_apart(model, photos), {"class_names": NAMES})
     folder, arrays, answers = tmp_path / "served", tmp_path / "arrays.npz", tmp_path / "answers"
     deploy.export_saved_model(network, folder)
     scores = network.scores(photos)
@@ -168,9 +169,9 @@ def test_features_are_served_and_preprocessing_outside_concerns_floats_only(
     tolerance = 1e-4 * np.ptp(expected)
     served = loaded.serve(tf.constant(photos))["features"]
     np.testing.assert_allclose(served, expected, atol=tolerance)
-    info = deploy.read_info(tmp_path / "served")
-    assert info
-    floats = info.network_input(photos)
+    description = read_description(tmp_path / "served")
+    assert description
+    floats = description.network_input(photos)
     served = loaded.signatures["serving_default"](images=tf.constant(floats))["features"]
     np.testing.assert_allclose(served, expected, atol=tolerance)
     (served,) = loaded.serve_encoded(tf.constant([uploads["png"]])).values()

@@ -5,7 +5,7 @@ import pytest
 import keras_efficientnet as ke
 from keras_efficientnet import study
 from keras_efficientnet.cli import group
-from keras_efficientnet.study import published
+from keras_efficientnet.study import paper_tables
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def test_networks_are_counted_and_quoted(rows):
     assert [row["network"] for row in rows] == ["B0", "B3", "ResNet50", "MobileNetV1"]
     assert [row["kind"] for row in rows] == ["efficientnet"] * 2 + ["baseline"] * 2
     b3, resnet = rows[1:3]
-    assert b3["multiply_adds"] == ke.cost.cost("B3").multiply_adds
+    assert b3["multiply_adds"] == ke.cost.network_cost("B3").multiply_adds
     assert (resnet["trainable"], resnet["multiply_adds"]) == (25_583_592, 3_857_973_248)
     assert (resnet["paper_parameters"], resnet["paper_multiply_adds"]) == (26e6, 4.1e9)
     assert resnet["top1"] == {"paper": 76.0, "Keras": 74.9}
@@ -25,7 +25,7 @@ def test_networks_are_counted_and_quoted(rows):
 
 
 def test_the_claim_is_checked_pair_by_pair(rows):
-    claims = {(row["network"], row["baseline"]): row for row in study.claims(rows)}
+    claims = {(row["network"], row["baseline"]): row for row in study.efficiency_claims(rows)}
     assert len(claims) == 4
     b0, b3 = claims["B0", "ResNet50"], claims["B3", "ResNet50"]
     assert b0["holds"]
@@ -63,6 +63,6 @@ def test_the_command_prints_the_claim(capsys):
 @pytest.mark.parametrize("name", ["MobileNet", "MobileNetV2", "ResNet50", "Xception"])
 def test_baselines_run_as_lite_files(name):
     (row,) = study.compare_networks([name], measure=True, repeats=1)
-    figures = published.BASELINES[name].figures
+    figures = paper_tables.BASELINES[name].figures
     assert row["multiply_adds"] / 1e9 == pytest.approx(float(figures.multiply_adds), rel=0.1)
     assert row["latency_ms"] > 0

@@ -2,7 +2,7 @@ import pytest
 
 import keras_efficientnet as ke
 from keras_efficientnet import study
-from keras_efficientnet.study import networks
+from keras_efficientnet.study import scalable_networks
 
 
 @pytest.mark.parametrize(
@@ -69,4 +69,4 @@ def test_wrong_input_is_answered():
 
 
 def test_a_small_image_is_not_made_smaller():
-    assert networks.scaled(networks.TINY, resolution=0.5).resolution == 32
+    assert scalable_networks.scale_network(scalable_networks.TINY, resolution=0.5).resolution == 32

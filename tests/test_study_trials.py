@@ -9,12 +9,12 @@ from filelock import FileLock
 import keras_efficientnet as ke
 from keras_efficientnet import study
 from keras_efficientnet.cli import group
-from keras_efficientnet.data.dataset import ArrayExamples, DataSet
-from keras_efficientnet.study import networks, trials
+from keras_efficientnet.data.dataset import ArrayExamples, Dataset
+from keras_efficientnet.study import scalable_networks, trials
 from keras_efficientnet.training import recipe
 
 # The fewest blocks and channels that have every stage.
-SMALLEST = networks.scaled(networks.TINY, depth=0.1, width=0.1)
+SMALLEST = scalable_networks.scale_network(scalable_networks.TINY, depth=0.1, width=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def data():
         np.uint8
     )
     train, test = ArrayExamples(pixels[:24], labels[:24]), ArrayExamples(pixels[24:], labels[24:])
-    return DataSet("brightness", "brightness", ("dark", "light"), train, test, 1.0, True)
+    return Dataset("brightness", "brightness", ("dark", "light"), train, test, 1.0, True)
 
 
 @pytest.fixture
@@ -53,13 +53,13 @@ def canned(monkeypatch):
 
 
 def test_a_network_is_trained_once_and_its_result_kept(plan, monkeypatch):
-    wider = networks.scaled(SMALLEST, width=1.001)  # rounds to the same
+    wider = scalable_networks.scale_network(SMALLEST, width=1.001)  # rounds to the same
     asked = [study.Trial("one", SMALLEST), study.Trial("two", wider)]
     (row, same) = study.run_trials(asked, plan)
     assert row["accuracy"] > 0.8
     assert {**same, "trial": "one"} == row
     assert (row["train_images"], row["test_images"], row["epochs"]) == (24, 16, 8)
-    assert row["multiply_adds"] == networks.cost(SMALLEST, 2).multiply_adds
+    assert row["multiply_adds"] == scalable_networks.network_cost(SMALLEST, 2).multiply_adds
     (kept,) = trials.read_results(plan.results)
     assert kept == row
     assert [path.name for path in plan.results.parent.iterdir()] == ["results.csv"]
@@ -78,7 +78,7 @@ def test_a_network_is_trained_once_and_its_result_kept(plan, monkeypatch):
 
 def test_a_study_that_was_ended_goes_on_where_it_was(plan, canned):
     plan = dataclasses.replace(plan, seeds=2)
-    wide = networks.scaled(SMALLEST, width=8)
+    wide = scalable_networks.scale_network(SMALLEST, width=8)
     asked = [study.Trial("a", SMALLEST), study.Trial("b", wide)]
     trained = canned({"a": [0.1, 0.2], "b": [0.3]})  # the last one fails
     with pytest.raises(IndexError):
@@ -101,15 +101,15 @@ def test_summaries_and_differences():
         {"trial": "a", "seed": seed, "accuracy": value, "seconds": 1.0 + seed}
         for seed, value in ((1, 0.6), (0, 0.5), (2, 0.7))
     ]
-    total = study.summary(rows, "a")
+    total = study.summarize_trial(rows, "a")
     assert total["accuracies"] == [0.5, 0.6, 0.7]
     assert (total["accuracy"], total["spread"], total["seconds"]) == pytest.approx((0.6, 0.1, 2.0))
-    other = study.summary([{**row, "accuracy": 0.4} for row in rows], "a")
-    gain = study.difference(total, other)
+    other = study.summarize_trial([{**row, "accuracy": 0.4} for row in rows], "a")
+    gain = study.accuracy_difference(total, other)
     assert gain["differences"] == pytest.approx([0.1, 0.2, 0.3])
     assert (gain["mean"], gain["standard_error"]) == pytest.approx((0.2, 0.1 / 3**0.5))
-    single = study.summary(rows[:1], "a")
-    assert single["spread"] is study.difference(single, single)["standard_error"] is None
+    single = study.summarize_trial(rows[:1], "a")
+    assert single["spread"] is study.accuracy_difference(single, single)["standard_error"] is None
 
 
 def test_compound_is_set_against_the_best_single_dimension(plan, canned):
@@ -179,7 +179,9 @@ def test_progressive_and_changed_networks_really_train(plan):
 
 
 def test_peers_train_too(plan):
-    resnet = networks.scaled(networks.base("ResNet50"), depth=0.1, width=0.1, resolution=0.1)
+    resnet = scalable_networks.scale_network(
+        scalable_networks.get_network("ResNet50"), depth=0.1, width=0.1, resolution=0.1
+    )
     (row,) = study.run_trials([study.Trial("r", resnet)], plan)
     assert row["accuracy"] > 0.8
 

@@ -9,7 +9,7 @@ from image_helpers import real_photos
 
 import keras_efficientnet as ke
 from keras_efficientnet import deploy, spec
-from keras_efficientnet.deploy.network import open_network
+from keras_efficientnet.deploy.exportable import open_exportable
 
 NAMES = ("chat noir", "犬", "лиса 🦊", "naïve", "كلب")
 SIZE = 64
@@ -24,7 +24,7 @@ def photos():
 def network(small, tell_apart, photos):
     model = ke.EfficientNet(small, classes=5, input_shape=(SIZE, SIZE, 3), name="Tierchen")
     texts = {"description": "Fünf Tiere", "author": "Ælfred", "license": "Apache-2.0"}
-    return open_network(tell_apart(model, photos), {"class_names": NAMES, **texts})
+    return open_exportable(tell_apart(model, photos), {"class_names": NAMES, **texts})
 
 
 @pytest.fixture(scope="module")

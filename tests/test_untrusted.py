@@ -21,9 +21,10 @@ import pytest
 import tensorflow as tf
 
 import keras_efficientnet as ke
-from keras_efficientnet import InputError, deploy, weights
-from keras_efficientnet.deploy import card
-from keras_efficientnet.deploy.network import open_network
+from keras_efficientnet import InputError, weights
+from keras_efficientnet.deploy import model_card
+from keras_efficientnet.deploy.exportable import open_exportable
+from keras_efficientnet.description import ModelDescription
 from keras_efficientnet.weights import download
 
 PACKAGE = Path(ke.__file__).parent
@@ -49,7 +50,7 @@ def mark(tmp_path):
     assert not path.exists()
 
 
-def assert_refused(path, match=".", calls=(ke.Predictor, weights.inspect, open_network)):
+def assert_refused(path, match=".", calls=(ke.Predictor, weights.inspect, open_exportable)):
     for call in calls:
         with pytest.raises(InputError, match=match) as caught:
             call(path)
@@ -101,7 +102,7 @@ def test_classes_and_functions_that_no_network_has(tmp_path, mark, module, name,
         text = text.replace(f"{{{key}}}", value)
     path = tmp_path / "model.keras"
     with_layer(path, {"module": module, "class_name": name, "config": json.loads(text)})
-    assert_refused(path, "Cannot load model", (ke.Predictor, open_network))
+    assert_refused(path, "Cannot load model", (ke.Predictor, open_exportable))
 
 
 def test_members_of_a_keras_archive_that_would_land_elsewhere(tmp_path, mark):
@@ -288,7 +289,7 @@ def test_a_saved_model_that_touches_files(tmp_path, mark):
         path = tmp_path / f"saved-{number}"
         save(path, besides)
         assert not mark.exists()
-        assert_refused(path, "reaches out to files", (ke.Predictor, open_network))
+        assert_refused(path, "reaches out to files", (ke.Predictor, open_exportable))
 
 
 def test_saved_models_that_only_compute_are_loaded(model_files, tmp_path):
@@ -321,11 +322,13 @@ def test_names_become_text_in_a_model_card(tmp_path, small):
     given = ("variant", "description", "author", "license", "data")
     for name in NAMES:
         texts = dict.fromkeys(given, name)
-        info = deploy.ModelInfo(
+        description = ModelDescription(
             class_names=NAMES, image_size=32, crop_fraction=1.0, recipe=f"```\n{name}", **texts
         )
         path = tmp_path / f"{NAMES.index(name)}.md"
-        card.update(path, open_network(model, info), {"files": {}, "max_abs_difference": {}})
+        model_card.update(
+            path, open_exportable(model, description), {"files": {}, "max_abs_difference": {}}
+        )
         # What stands between the fences is shown as it is.
         before, _, after = path.read_text(encoding="utf-8").split("```")
         for sign in ("<script", "<img", "](", "`touch", "\n# Title"):

@@ -147,7 +147,7 @@ def test_the_generic_builder_takes_a_name_a_spec_or_a_compound_scale(small):
     assert fractional.input_shape[1:] == (240, 240, 3)
     assert fractional.get_layer("top_conv").filters == 1344
     for model, variant in ((by_scale, ke.scaling.compound_scale(-1)), (own, small)):
-        assert model.count_params() == ke.cost.cost(variant).parameters
+        assert model.count_params() == ke.cost.network_cost(variant).parameters
     with pytest.raises(ke.InputError, match="Unknown variant 'B10'"):
         ke.EfficientNet("B10")
 

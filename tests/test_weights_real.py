@@ -44,7 +44,7 @@ def test_the_missing_tensors_are_reported():
     )
     assert len(report.loaded) == 308
     assert report == dataclasses.replace(
-        report, unexpected=(), misshapen={}, adapted={}, differences={}
+        report, unexpected=(), mismatched={}, adapted={}, differences={}
     )
 
 
@@ -91,7 +91,7 @@ def test_eight_bits_agree_with_float_on_real_photos(flowers, tmp_path):
         tmp_path,
         quantize="int8",
         calibration=ke.deploy.Calibration(train[::3], val),
-        info={"class_names": tuple("abcde")},
+        description={"class_names": tuple("abcde")},
     )
     found = report["quantization"]["tflite_int8"]
     assert report["agreement"]["tflite_int8"] >= 0.97

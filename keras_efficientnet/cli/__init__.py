@@ -15,7 +15,7 @@ from keras_efficientnet.cli.scale import scale
 from keras_efficientnet.cli.train import train
 from keras_efficientnet.cli.use import evaluate, predict
 from keras_efficientnet.cli.weights import weights
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import InputError, RunError
 
 BAD_INPUT = 2
 
@@ -24,7 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def main() -> None:
-    """Entry point: any bad input becomes one sentence and exit code 2."""
+    """Entry point: bad input becomes one sentence and exit code 2, a failed run exit code 1."""
     try:
         group.main(standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -35,6 +35,8 @@ def main() -> None:
         _fail(error.format_message(), BAD_INPUT)
     except InputError as error:
         _fail(str(error), BAD_INPUT)
+    except RunError as error:
+        _fail(str(error), 1)
     except MemoryError:
         _fail("There is not enough memory; use smaller images, batches or fewer workers.", 1)
     except OSError as error:

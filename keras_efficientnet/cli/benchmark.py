@@ -30,7 +30,7 @@ def benchmark(models, threads, repeats, batch, as_json):
     Example:
       keras-efficientnet benchmark model.keras model_float32.tflite model_int8.tflite
     """
-    from keras_efficientnet.deploy.benchmark import benchmark as run
+    from keras_efficientnet.deploy.benchmarking import benchmark as run
 
     report = run(models, threads, repeats, batch)
     if as_json:

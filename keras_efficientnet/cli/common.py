@@ -58,18 +58,18 @@ DATA_HELP = (
 
 def import_tensorflow() -> None:
     """Imports TensorFlow without its start-up notes."""
-    from keras_efficientnet.quiet import silenced
+    from keras_efficientnet.native_logs import suppress_native_logs
 
-    with silenced():
+    with suppress_native_logs():
         import tensorflow  # noqa: F401
 
 
 def open_model(path: Path, threads: int | None = None):
     """Opens a model file without TensorFlow's start-up notes."""
     from keras_efficientnet.deploy.predictor import Predictor
-    from keras_efficientnet.quiet import silenced
+    from keras_efficientnet.native_logs import suppress_native_logs
 
-    with silenced():
+    with suppress_native_logs():
         return Predictor(path, threads)
 
 

@@ -34,10 +34,10 @@ def compare(networks, measure, threads, repeats, as_json):
       keras-efficientnet compare B0 Lite0 V2-B0 MobileNetV2 ResNet50 --measure
     """
     import_tensorflow()
-    from keras_efficientnet.study.baselines import claims, compare_networks
+    from keras_efficientnet.study.baselines import compare_networks, efficiency_claims
 
     rows = compare_networks(networks, measure=measure, threads=threads, repeats=repeats)
-    checked = claims(rows)
+    checked = efficiency_claims(rows)
     if as_json:
         print_json({"networks": rows, "claims": checked})
         return

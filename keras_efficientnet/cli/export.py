@@ -104,15 +104,15 @@ def export(
     # The converters are TensorFlow's, whatever backend has trained.
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import_tensorflow()
-    from keras_efficientnet.deploy.export import ExportError
-    from keras_efficientnet.deploy.export import export as run
-    from keras_efficientnet.deploy.quantization import Int8Options
+    from keras_efficientnet.deploy.exporting import ExportError
+    from keras_efficientnet.deploy.exporting import export as run
+    from keras_efficientnet.deploy.int8_search import Int8Options
 
-    info: dict[str, Any] = {name: text for name, text in texts.items() if text is not None}
+    description: dict[str, Any] = {name: text for name, text in texts.items() if text is not None}
     if image_size is not None:
-        info["image_size"] = image_size
+        description["image_size"] = image_size
     if labels is not None:
-        info["class_names"] = _class_names(labels)
+        description["class_names"] = _class_names(labels)
     failure = None
     try:
         report = run(
@@ -121,7 +121,7 @@ def export(
             formats,
             quantize or "float32",
             load_data,
-            info=info,
+            description=description,
             dynamic_batch=dynamic_batch,
             int8=Int8Options(min_agreement, qat_epochs),
             overwrite=overwrite,

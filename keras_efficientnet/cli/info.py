@@ -22,7 +22,7 @@ def info(variant, image_size, classes, as_json):
     from keras_efficientnet import cost, scaling
 
     spec = scaling.get_variant(variant)
-    total = cost.cost(spec, image_size=image_size, classes=classes)
+    total = cost.network_cost(spec, image_size=image_size, classes=classes)
     blocks = {block.name: block for block in scaling.expand_blocks(spec)}
     if as_json:
         print_json(_info_document(spec, total, blocks))

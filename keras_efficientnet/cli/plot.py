@@ -74,9 +74,9 @@ def picture(command: Callable) -> Callable:
     def draw(output, dark, overwrite, as_json, **options):
         output = output or Path(f"{command.__name__.rstrip('_')}.svg")
         check_suffix("--output", output)
-        from keras_efficientnet.files import written_whole
+        from keras_efficientnet.files import atomic_write
 
-        with written_whole(output, overwrite) as path:
+        with atomic_write(output, overwrite) as path:
             rows, function = command(**options)
             write_picture(path, function, "dark" if dark else "light")
         if as_json:

@@ -108,13 +108,13 @@ def plan_options(command: Callable) -> Callable:
     )
     @wraps(command)
     def with_plan(load_data, small, base, **options):
-        from keras_efficientnet.study import networks
+        from keras_efficientnet.study import scalable_networks
 
         names = ("recipe_name", "epochs", "batch_size", "settings", "seeds", "train_images")
         names += ("test_images", "precision", "devices", "output", "overwrite")
         asked = {name: options.pop(name) for name in names} | {"small": small}
         base = base or (SMALL_BASE if small else "B0")
-        networks.base(base)  # what is wrong shows before TensorFlow is loaded
+        scalable_networks.get_network(base)  # what is wrong shows before TensorFlow is loaded
         make_plan = (lambda: _plan(load_data, asked)) if load_data or small else None
         return command(base=base, make_plan=make_plan, **options)
 
@@ -128,12 +128,12 @@ def _plan(load_data: Callable | None, asked: dict[str, Any]):
     overrides |= dict(setting(text) for text in asked["settings"])
     import_tensorflow()
     from keras_efficientnet import data as sources
+    from keras_efficientnet.run import OUTPUT_ROOT
     from keras_efficientnet.study import Plan, subset
-    from keras_efficientnet.training import Execution, recipe
-    from keras_efficientnet.training.run import OUTPUT_ROOT
+    from keras_efficientnet.training import RunConfig, recipe
 
     chosen = recipe(asked["recipe_name"], **overrides)
-    execution = Execution(precision=asked["precision"], devices=asked["devices"])
+    run_config = RunConfig(precision=asked["precision"], devices=asked["devices"])
     data = load_data() if load_data else sources.load(SMALL_DATA)
     data = subset(data, asked["train_images"], asked["test_images"])
     # A set smaller than a batch would give no step at all.
@@ -142,7 +142,7 @@ def _plan(load_data: Callable | None, asked: dict[str, Any]):
     seeds = asked["seeds"]
     if seeds is None:
         seeds = SMALL_SEEDS if asked["small"] else Plan.seeds
-    plan = Plan(data, chosen, output, seeds, execution)
+    plan = Plan(data, chosen, output, seeds, run_config)
     if asked["overwrite"]:
         output.unlink(missing_ok=True)
     return plan
@@ -447,21 +447,21 @@ def _draw(picture: Path | None, function: str, rows: list[dict]) -> None:
     """Draws rows by a function of `plots`, if a picture is asked for."""
     if picture:
         from keras_efficientnet import plots
-        from keras_efficientnet.files import written_whole
+        from keras_efficientnet.files import atomic_write
 
-        with written_whole(picture, overwrite=True) as path:
+        with atomic_write(picture, overwrite=True) as path:
             write_picture(path, lambda: getattr(plots, function)(rows))
 
 
 def _written(document: Any, csv_file: Path | None, as_json: bool, rows: list[dict]) -> bool:
     """Writes the rows where they are wanted; whether no table is to be printed."""
     if csv_file:
-        from keras_efficientnet.files import written_whole
+        from keras_efficientnet.files import atomic_write
 
         flat = [_flat(row) for row in rows]
         columns = list(dict.fromkeys(name for row in flat for name in row))
         with (
-            written_whole(csv_file, overwrite=True) as whole,
+            atomic_write(csv_file, overwrite=True) as whole,
             whole.open("w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.DictWriter(file, columns)

@@ -70,7 +70,7 @@ from keras_efficientnet.errors import InputError
     help="Parts that a batch is cut into where it does not fit into memory.",
 )
 @click.option(
-    "--steps-per-execution",
+    "--steps-per-run_config",
     type=int,
     default=1,
     show_default=True,
@@ -156,9 +156,9 @@ def train(
 
     def run():
         import_tensorflow()
-        from keras_efficientnet.training import Execution
+        from keras_efficientnet.run import train
+        from keras_efficientnet.training import RunConfig
         from keras_efficientnet.training.recipes import REFERENCE_BATCH_SIZE, recipe
-        from keras_efficientnet.training.run import train
 
         if learning_rate is not None:
             batch = recipe(recipe_name, variant, **overrides).batch_size
@@ -167,7 +167,7 @@ def train(
             load_data(),
             variant,
             training_recipe=recipe(recipe_name, variant, **overrides),
-            execution=Execution(
+            run_config=RunConfig(
                 accumulation=accumulation,
                 steps_per_execution=steps_per_execution,
                 checkpoint_seconds=checkpoint_seconds,

@@ -109,16 +109,16 @@ def predict(model, paths, top, output, pictures, overwrite, workers, as_json):
     predictor = open_model(model, workers)
     results = _classified(predictor, files, top, skipped)
     if pictures:
-        from keras_efficientnet.quiet import silenced
+        from keras_efficientnet.native_logs import suppress_native_logs
 
-        with silenced():  # TensorFlow's start-up notes
+        with suppress_native_logs():  # TensorFlow's start-up notes
             from keras_efficientnet.explain import with_pictures
         named = {click.format_filename(file): file for file in files}
         results = with_pictures(results, named, predictor, model, pictures, overwrite)
     if output:
-        from keras_efficientnet.files import written_whole
+        from keras_efficientnet.files import atomic_write
 
-        with written_whole(output, overwrite) as path:
+        with atomic_write(output, overwrite) as path:
             _write(path, results, top)
         read = len(files) - len(skipped)
         if as_json:

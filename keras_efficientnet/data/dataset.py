@@ -66,7 +66,7 @@ class Examples(Protocol):
 
 
 @dataclass(frozen=True)
-class DataSet:
+class Dataset:
     """A classification data set.
 
     Attributes:

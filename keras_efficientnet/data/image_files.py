@@ -15,7 +15,7 @@ from keras_efficientnet.data.dataset import (
     HELD_OUT_FRACTION,
     TEST_NAMES,
     TRAIN_NAMES,
-    DataSet,
+    Dataset,
     FileExamples,
     ImageFile,
     in_threads,
@@ -32,7 +32,7 @@ Listing = dict[str, list[Path]]
 """The files of each class."""
 
 
-def from_folder(root: Path, strict: bool = False) -> DataSet:
+def from_folder(root: Path, strict: bool = False) -> Dataset:
     """Opens a folder that holds one folder of images for each class.
 
     Where it holds `train` and `val` (or `test`) instead, these hold the class folders.
@@ -59,7 +59,7 @@ def from_folder(root: Path, strict: bool = False) -> DataSet:
     return _from_listings(f"folder:{root}", root.resolve().name, train, test, strict)
 
 
-def from_csv(file: Path, strict: bool = False) -> DataSet:
+def from_csv(file: Path, strict: bool = False) -> Dataset:
     """Opens a CSV file that names images and their classes.
 
     It has a header with the columns `path` and `label`, in any order and beside others.
@@ -167,7 +167,7 @@ def _rows(file: Path) -> Iterator[tuple[int, Path, str, str]]:
 
 def _from_listings(
     source: str, name: str, train: Listing, test: Listing | None, strict: bool
-) -> DataSet:
+) -> Dataset:
     """Makes a data set of files that may be unreadable."""
     # Classes that are called by numbers keep the order of the numbers.
     in_order = int if all(label.isdecimal() for label in train) else None
@@ -190,7 +190,7 @@ def _from_listings(
     )
     if test is None:
         readable, held_out = _hold_out(readable, class_names)
-    return DataSet(
+    return Dataset(
         name=slug(name),
         source=source,
         class_names=class_names,

@@ -16,7 +16,7 @@ from keras_efficientnet.data.augment import (
     rand_augment,
 )
 from keras_efficientnet.data.crop import AREA_RANGE, random_resized_crop
-from keras_efficientnet.data.dataset import DataSet, Examples
+from keras_efficientnet.data.dataset import Dataset, Examples
 from keras_efficientnet.errors import InputError
 
 POLICIES = ("none", "rand", "auto")
@@ -69,7 +69,7 @@ class Augmentation:
 
 
 def training_batches(
-    dataset: DataSet,
+    dataset: Dataset,
     size: int,
     batch_size: int,
     seed: int,
@@ -145,7 +145,7 @@ def training_batches(
 
 
 def augmented(
-    dataset: DataSet,
+    dataset: Dataset,
     size: int,
     augmentation: Augmentation,
     *,

@@ -9,7 +9,7 @@ from keras_efficientnet.data import image_files, images, tfds
 from keras_efficientnet.data.dataset import (
     HELD_OUT_FRACTION,
     ArrayExamples,
-    DataSet,
+    Dataset,
     stratified_split,
 )
 from keras_efficientnet.errors import InputError
@@ -24,7 +24,7 @@ def load(
     train_split: str | None = None,
     test_split: str | None = None,
     strict: bool = False,
-) -> DataSet:
+) -> Dataset:
     """Opens a data set.
 
     Args:
@@ -32,7 +32,7 @@ def load(
         train_split: split expression for `tfds:` such as `"train[:80%]"`.
         test_split: likewise for the held-out images.
         strict: refuse a folder or CSV file with images that cannot be decoded, rather
-            than leave them out and name them in `DataSet.skipped`.
+            than leave them out and name them in `Dataset.skipped`.
 
     Raises:
         InputError: if the source is unknown, missing or empty, or has no image of a class
@@ -52,7 +52,7 @@ def load(
     raise InputError(f"Unknown data {source!r}; use digits, folder:DIR, csv:FILE or tfds:NAME.")
 
 
-def _digits() -> DataSet:
+def _digits() -> Dataset:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -62,7 +62,7 @@ def _digits() -> DataSet:
         [images.prepare(images.read(image), DIGITS_IMAGE_SIZE, 1.0) for image in grey]
     )
     train, test = stratified_split(digits.target, math.ceil(HELD_OUT_FRACTION * len(pixels)))
-    return DataSet(
+    return Dataset(
         name="digits",
         source="digits",
         class_names=tuple(str(name) for name in digits.target_names),

@@ -13,7 +13,7 @@ from keras_efficientnet.data.dataset import (
     HELD_OUT_FRACTION,
     TEST_NAMES,
     TRAIN_NAMES,
-    DataSet,
+    Dataset,
     in_threads,
     slug,
 )
@@ -23,7 +23,7 @@ SHUFFLE_BUFFER = 10_000
 """Records that one epoch's shuffling looks at a time; a gigabyte for ImageNet."""
 
 
-def from_name(name: str, train_split: str | None = None, test_split: str | None = None) -> DataSet:
+def from_name(name: str, train_split: str | None = None, test_split: str | None = None) -> Dataset:
     """Opens a data set of the catalogue, downloading and preparing it where it needs that.
 
     Args:
@@ -48,7 +48,7 @@ def from_builder(
     source: str | None = None,
     train_split: str | None = None,
     test_split: str | None = None,
-) -> DataSet:
+) -> Dataset:
     """Makes a data set of a tensorflow-datasets builder, preparing it where it needs that.
 
     Args:
@@ -83,7 +83,7 @@ def from_builder(
         why = f"{reason(error)} {by_hand}".strip().rstrip(".")
         raise InputError(f"tensorflow-datasets cannot prepare {builder.name!r}: {why}.") from error
     train_split, test_split = _split_names(builder, train_split, test_split)
-    return DataSet(
+    return Dataset(
         name=slug(builder.name),
         source=source or f"tfds:{builder.name}",
         class_names=tuple(features[keys[1]].names),

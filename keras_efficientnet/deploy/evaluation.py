@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from keras_efficientnet.data import images
-from keras_efficientnet.data.sources import DataSet
+from keras_efficientnet.data.sources import Dataset
 from keras_efficientnet.deploy.predictor import Predictor
 from keras_efficientnet.deploy.runtime import BATCH_SIZE
 from keras_efficientnet.errors import InputError
@@ -16,7 +16,7 @@ TOP = 5
 MOST_CONFUSED = 20
 
 
-def evaluate(predictor: Predictor, data: DataSet) -> dict[str, Any]:
+def evaluate(predictor: Predictor, data: Dataset) -> dict[str, Any]:
     """Classifies every held-out image of a data set.
 
     Args:
@@ -32,7 +32,7 @@ def evaluate(predictor: Predictor, data: DataSet) -> dict[str, Any]:
     Raises:
         InputError: if the data has a class that the model does not know.
     """
-    known = predictor.info.class_names or data.class_names
+    known = predictor.description.class_names or data.class_names
     if missing := sorted(set(data.class_names) - set(known)):
         raise InputError(
             f"The data's class {missing[0]!r} is not among the model's: {', '.join(known[:10])}"
@@ -54,13 +54,13 @@ def evaluate(predictor: Predictor, data: DataSet) -> dict[str, Any]:
 
 
 def _ranks(
-    predictor: Predictor, data: DataSet, known: tuple[str, ...]
+    predictor: Predictor, data: Dataset, known: tuple[str, ...]
 ) -> tuple[list[list[int]], dict[tuple[str, str], int]]:
     """Gives the true class's rank for the images of each class, 0 if best, and the mistakes."""
     to_model = np.array([known.index(name) for name in data.class_names])
     ranks: list[list[int]] = [[] for _ in data.class_names]
     mistakes: dict[tuple[str, str], int] = {}
-    size, crop_fraction = predictor.info.image_size, predictor.info.crop_fraction
+    size, crop_fraction = predictor.description.image_size, predictor.description.crop_fraction
     examples = iter(data.test)
     with tqdm(total=len(data.test), unit="img", desc="Evaluating", leave=False) as bar:
         while batch := list(islice(examples, BATCH_SIZE)):

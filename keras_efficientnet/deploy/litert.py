@@ -12,11 +12,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from keras_efficientnet.deploy.network import Info, Model, Network, open_network
-from keras_efficientnet.deploy.quantization import Int8Options, plain_int8, quantize_int8
+from keras_efficientnet.deploy.exportable import (
+    DescriptionLike,
+    ExportableModel,
+    Model,
+    open_exportable,
+)
+from keras_efficientnet.deploy.int8_search import Int8Options, plain_int8, quantize_int8
 from keras_efficientnet.deploy.tflite_metadata import with_metadata
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.quiet import silenced
+from keras_efficientnet.native_logs import suppress_native_logs
 
 Quantization = Literal["float32", "float16", "dynamic", "int8", "int16x8"]
 QUANTIZATIONS: tuple[Quantization, ...] = ("float32", "float16", "dynamic", "int8", "int16x8")
@@ -27,7 +32,7 @@ CALIBRATED: tuple[Quantization, ...] = ("int8", "int16x8")
 def export_tflite(
     model: Model,
     path: str | os.PathLike,
-    info: Info = None,
+    description: DescriptionLike = None,
     quantize: Quantization = "float32",
     calibration: np.ndarray | None = None,
     dynamic_batch: bool = False,
@@ -39,7 +44,7 @@ def export_tflite(
     Args:
         model: a Keras model, or the path of a .keras file or a SavedModel folder.
         path: of the .tflite file to write.
-        info: its description, see `open_network`.
+        description: its description, see `open_exportable`.
         quantize: `"float32"`; `"float16"` weights; `"dynamic"`, 8-bit weights that are
             computed with in 8 bits where the runtime can; `"int8"`, everything in 8 bits
             with uint8 images in and uint8 scores out; or `"int16x8"`, 16-bit activations
@@ -63,7 +68,7 @@ def export_tflite(
     """
     if quantize not in QUANTIZATIONS:
         raise InputError(f"quantize={quantize!r} must be one of {', '.join(QUANTIZATIONS)}.")
-    network = open_network(model, info)
+    network = open_exportable(model, description)
     batch = None if dynamic_batch else 1
     report: dict[str, Any] = {}
     if quantize in CALIBRATED:
@@ -101,7 +106,7 @@ def operators(content: bytes) -> dict[str, int]:
 
 
 def _int8(
-    network: Network,
+    network: ExportableModel,
     images: np.ndarray,
     batch: int | None,
     check: np.ndarray | None,
@@ -124,7 +129,7 @@ def _int8(
         content = _float(_fine_tuned(network, images, options.qat_epochs), "float32", batch)
     if check is None:
         return plain_int8(content, images), {}
-    check = network.info.network_input(check).astype(np.float32)
+    check = network.description.network_input(check).astype(np.float32)
     content, report = quantize_int8(content, images, check, options.min_agreement, reference)
     said = {
         name: list(value) if isinstance(value, tuple) else value
@@ -133,15 +138,15 @@ def _int8(
     return content, {**said, "qat_epochs": options.qat_epochs}
 
 
-def _fine_tuned(network: Network, images: np.ndarray, epochs: int) -> Network:
+def _fine_tuned(network: ExportableModel, images: np.ndarray, epochs: int) -> ExportableModel:
     from keras_efficientnet.deploy.quantization_aware import fine_tune
 
     if network.model is None:
         raise InputError("A SavedModel cannot be fine-tuned; export the .keras file instead.")
-    return open_network(fine_tune(network.model, images, epochs), network.info)
+    return open_exportable(fine_tune(network.model, images, epochs), network.description)
 
 
-def _int16x8(network: Network, images: np.ndarray, batch: int | None) -> bytes:
+def _int16x8(network: ExportableModel, images: np.ndarray, batch: int | None) -> bytes:
     import tensorflow as tf
 
     with _converter(network, batch) as converter:
@@ -154,7 +159,7 @@ def _int16x8(network: Network, images: np.ndarray, batch: int | None) -> bytes:
         return converter.convert()
 
 
-def _float(network: Network, quantize: Quantization, batch: int | None) -> bytes:
+def _float(network: ExportableModel, quantize: Quantization, batch: int | None) -> bytes:
     import tensorflow as tf
 
     with _converter(network, batch) as converter:
@@ -166,13 +171,13 @@ def _float(network: Network, quantize: Quantization, batch: int | None) -> bytes
 
 
 @contextlib.contextmanager
-def _converter(network: Network, batch: int | None) -> Iterator[Any]:
+def _converter(network: ExportableModel, batch: int | None) -> Iterator[Any]:
     """Gives a converter, and explains what it cannot convert."""
     import tensorflow as tf
 
     image = tf.TensorSpec((batch, *network.shape), tf.float32, name="image")
     function = network.function.get_concrete_function(image)
-    with silenced(), warnings.catch_warnings():
+    with suppress_native_logs(), warnings.catch_warnings():
         # It asks for input statistics, which uint8 images do not need.
         warnings.filterwarnings("ignore", "Statistics for quantized inputs", UserWarning)
         # Given the model as well, the converter would leave its variables outside the file.
@@ -191,7 +196,7 @@ def _converter(network: Network, batch: int | None) -> Iterator[Any]:
 
 
 def _calibration_inputs(
-    quantize: Quantization, images: np.ndarray | None, network: Network
+    quantize: Quantization, images: np.ndarray | None, network: ExportableModel
 ) -> np.ndarray:
     """Returns calibration images as the network takes them, float32."""
     if images is None or not len(images):
@@ -206,4 +211,4 @@ def _calibration_inputs(
     images = images.astype(np.float32)
     # Readers hand over bytes as they are, so that a step of the input must be one of a pixel.
     images[0, 0, 0], images[0, 0, 1] = 0, 255
-    return network.info.network_input(images).astype(np.float32)
+    return network.description.network_input(images).astype(np.float32)

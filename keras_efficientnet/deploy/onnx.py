@@ -7,10 +7,10 @@ from typing import Any
 
 import keras
 
-from keras_efficientnet.deploy.metadata import FILE_NAME
-from keras_efficientnet.deploy.network import Info, Model, open_network
+from keras_efficientnet.deploy.exportable import DescriptionLike, Model, open_exportable
+from keras_efficientnet.description import FILE_NAME
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.quiet import silenced
+from keras_efficientnet.native_logs import suppress_native_logs
 
 # What writes the file, and what runs it to check it.
 PACKAGES = ("onnx", "tf2onnx", "onnxruntime")
@@ -29,7 +29,7 @@ def check_onnx() -> None:
 def export_onnx(
     model: Model,
     path: str | os.PathLike,
-    info: Info = None,
+    description: DescriptionLike = None,
     dynamic_batch: bool = False,
 ) -> None:
     """Exports a Keras model as an .onnx file.
@@ -40,7 +40,7 @@ def export_onnx(
     Args:
         model: a Keras model or .keras file.
         path: of the file to write.
-        info: its description, see `open_network`.
+        description: its description, see `open_exportable`.
         dynamic_batch: take any number of images at once.
 
     Raises:
@@ -49,23 +49,23 @@ def export_onnx(
     check_onnx()
     import onnx
 
-    network = open_network(model, info)
+    network = open_exportable(model, description)
     if network.model is None:
         raise InputError("ONNX files are made of Keras models; pass the .keras file.")
     image: Any = keras.InputSpec(
         shape=(None if dynamic_batch else 1, *network.shape), dtype="float32"
     )
     image.name = "image"
-    with silenced(), warnings.catch_warnings():
+    with suppress_native_logs(), warnings.catch_warnings():
         # The converter asks NumPy for names that NumPy is about to define.
         warnings.simplefilter("ignore", FutureWarning)
         network.model.export(path, format="onnx", input_signature=[image], verbose=False)
     written = onnx.load(path)
     properties = {
-        FILE_NAME: network.info.to_json(),
-        "author": network.info.author,
-        "license": network.info.license,
+        FILE_NAME: network.description.to_json(),
+        "author": network.description.author,
+        "license": network.description.license,
     }
     onnx.helper.set_model_props(written, properties)
-    written.doc_string = network.info.description
+    written.doc_string = network.description.summary
     onnx.save(written, path)

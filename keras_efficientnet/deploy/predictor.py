@@ -13,7 +13,7 @@ from PIL import Image
 from keras_efficientnet.data import images
 from keras_efficientnet.data.dataset import in_threads
 from keras_efficientnet.deploy import runtime
-from keras_efficientnet.deploy.metadata import ModelInfo, read_info
+from keras_efficientnet.description import ModelDescription, read_description
 from keras_efficientnet.errors import InputError, reason
 
 
@@ -54,7 +54,7 @@ class Predictor:
     package has no class names; its classes are then called by their index.
 
     Attributes:
-        info: what the file says about itself.
+        description: what the file says about itself.
         threads: cores that it keeps busy.
 
     Args:
@@ -67,7 +67,7 @@ class Predictor:
         InputError: if the file is missing, damaged or of another kind.
     """
 
-    info: ModelInfo
+    description: ModelDescription
     threads: int
 
     def __init__(self, path: str | os.PathLike, threads: int | None = None):
@@ -77,7 +77,7 @@ class Predictor:
         if threads is not None and threads < 1:
             raise InputError(f"threads={threads} must be at least 1.")
         self.threads = threads or runtime.available_cores()
-        info = read_info(path)
+        description = read_description(path)
         try:
             self._runner = runtime.open_model(path, self.threads)
         except Exception as error:  # each format's loader has error types of its own
@@ -90,13 +90,13 @@ class Predictor:
                 f"Model {str(path)!r} gives {self._runner.output_shape} for an image, not one "
                 "score for each class."
             )
-        self.info = info or ModelInfo(
+        self.description = description or ModelDescription(
             variant="unknown",
             class_names=(),
             image_size=shape[0] or 224,
             crop_fraction=images.PHOTO_CROP_FRACTION,
         )
-        if shape[:2] != (None, None) and shape[:2] != (self.info.image_size,) * 2:
+        if shape[:2] != (None, None) and shape[:2] != (self.description.image_size,) * 2:
             raise InputError(f"Model {str(path)!r} takes {shape}, and says otherwise of itself.")
 
     @overload
@@ -183,7 +183,7 @@ class Predictor:
                 "Pillow image or a NumPy array can."
             )
         image = images.read(source)
-        return images.prepare(image, self.info.image_size, self.info.crop_fraction)
+        return images.prepare(image, self.description.image_size, self.description.crop_fraction)
 
     def scores(self, prepared: np.ndarray) -> np.ndarray:
         """Runs the network on prepared images.
@@ -198,14 +198,14 @@ class Predictor:
             InputError: if the images are of another shape, or the file is damaged in a way that
                 shows only now.
         """
-        expected = (self.info.image_size, self.info.image_size, 3)
+        expected = (self.description.image_size, self.description.image_size, 3)
         if not len(prepared) or prepared.shape[1:] != expected:
             raise InputError(
                 f"Prepared images of shape {prepared.shape} cannot be used; at least one, each "
                 f"{expected}, can."
             )
         try:
-            return self._runner.run(self.info.network_input(prepared))
+            return self._runner.run(self.description.network_input(prepared))
         except MemoryError:
             raise
         except Exception as error:  # each runtime has error types of its own
@@ -217,6 +217,6 @@ class Predictor:
             raise InputError(f"count={count} must be at least 1.")
         best = np.argsort(-scores, kind="stable")[:count].tolist()
         return Prediction(
-            tuple(self.info.label(index) for index in best),
+            tuple(self.description.label(index) for index in best),
             tuple(float(scores[index]) for index in best),
         )

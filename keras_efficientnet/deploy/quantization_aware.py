@@ -17,7 +17,7 @@ from keras import ops
 from tqdm import tqdm
 
 from keras_efficientnet import layers
-from keras_efficientnet.deploy.quantization import SWISH_FLOOR, TAIL
+from keras_efficientnet.deploy.int8_search import SWISH_FLOOR, TAIL
 
 PEAK_LEARNING_RATE = 3e-5
 # Prepared images that ranges are taken from.

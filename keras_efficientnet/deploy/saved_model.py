@@ -17,23 +17,31 @@ from pathlib import Path
 from typing import Any
 
 from keras_efficientnet.data.crop import upright
-from keras_efficientnet.deploy.metadata import ModelInfo, write_info
-from keras_efficientnet.deploy.network import Info, Model, Network, described, open_network
+from keras_efficientnet.deploy.exportable import (
+    DescriptionLike,
+    ExportableModel,
+    Model,
+    described,
+    open_exportable,
+)
+from keras_efficientnet.description import ModelDescription, write_description
 from keras_efficientnet.errors import InputError, reason
-from keras_efficientnet.quiet import silenced
+from keras_efficientnet.native_logs import suppress_native_logs
 
 BEST = 5
 """Classes that `serve_encoded` gives for an image, or all where there are fewer."""
 EXIF_BYTES = 2**16
 
 
-def save_keras(model: Any, path: str | os.PathLike, info: Info = None) -> None:
-    """Saves a Keras model with its description (see `open_network`) as a .keras file."""
+def save_keras(model: Any, path: str | os.PathLike, description: DescriptionLike = None) -> None:
+    """Saves a Keras model with its description (see `open_exportable`) as a .keras file."""
     model.save(path)
-    write_info(Path(path), described(model, info))
+    write_description(Path(path), described(model, description))
 
 
-def export_saved_model(model: Model, path: str | os.PathLike, info: Info = None) -> None:
+def export_saved_model(
+    model: Model, path: str | os.PathLike, description: DescriptionLike = None
+) -> None:
     """Exports a Keras model as a TensorFlow SavedModel that needs no class of this package.
 
     The module's text documents its signatures. A model that gives no row of scores has
@@ -42,14 +50,14 @@ def export_saved_model(model: Model, path: str | os.PathLike, info: Info = None)
     Args:
         model: a Keras model or .keras file.
         path: of the folder to write.
-        info: its description, see `open_network`.
+        description: its description, see `open_exportable`.
 
     Raises:
         InputError: if the model cannot be exported.
     """
     import tensorflow as tf
 
-    network = open_network(model, info)
+    network = open_exportable(model, description)
     if network.model is None:
         raise InputError("A SavedModel is made of a Keras model; pass the .keras file.")
     shape = network.shape
@@ -60,7 +68,7 @@ def export_saved_model(model: Model, path: str | os.PathLike, info: Info = None)
     )
 
     def serve(images):
-        return {output: run(_network_input(images, network.info))}
+        return {output: run(_network_input(images, network.description))}
 
     # Keras' own export writes every variable twice.
     module: Any = tf.Module()
@@ -80,30 +88,34 @@ def export_saved_model(model: Model, path: str | os.PathLike, info: Info = None)
         )
         signatures["serve_encoded"] = module.serve_encoded
     try:
-        with silenced():  # it would name its temporary folder in a notebook
+        with suppress_native_logs():  # it would name its temporary folder in a notebook
             tf.saved_model.save(module, str(path), signatures=signatures)
     except tf.errors.OpError as error:  # of the disk
         raise InputError(f"Cannot write {str(path)!r}: {reason(error)}.") from error
-    write_info(Path(path), network.info)
+    write_description(Path(path), network.description)
 
 
-def _network_input(images, info: ModelInfo):
+def _network_input(images, description: ModelDescription):
     """Casts what is pixels, and prepares it for a network that does not do so itself."""
     import tensorflow as tf
 
     if images.dtype == tf.float32:
         return images
     pixels = tf.cast(images, tf.float32)
-    return pixels if info.takes_raw_pixels else (pixels - info.pixel_mean) / info.pixel_std
+    return (
+        pixels
+        if description.takes_raw_pixels
+        else (pixels - description.pixel_mean) / description.pixel_std
+    )
 
 
-def _serve_encoded(encoded, network: Network, serve, output: str) -> dict[str, Any]:
+def _serve_encoded(encoded, network: ExportableModel, serve, output: str) -> dict[str, Any]:
     """Reads and classifies files, as `Predictor.classify` does."""
     import tensorflow as tf
 
-    info = network.info
+    description = network.description
     images = tf.map_fn(
-        lambda content: _prepared(content, info.image_size, info.crop_fraction),
+        lambda content: _prepared(content, description.image_size, description.crop_fraction),
         encoded,
         fn_output_signature=tf.TensorSpec(network.shape, tf.uint8),
     )
@@ -111,7 +123,7 @@ def _serve_encoded(encoded, network: Network, serve, output: str) -> dict[str, A
     if not network.classifies:
         return outputs
     (classes,) = network.output_shape
-    labels = tf.constant([info.label(index) for index in range(classes)])
+    labels = tf.constant([description.label(index) for index in range(classes)])
     scores, best = tf.math.top_k(outputs[output], min(BEST, classes))
     return {"labels": tf.gather(labels, best), "scores": scores}
 

@@ -13,8 +13,8 @@ from typing import Any
 import flatbuffers
 import numpy as np
 
-from keras_efficientnet.deploy.metadata import FILE_NAME, ModelInfo
-from keras_efficientnet.deploy.network import Network
+from keras_efficientnet.deploy.exportable import ExportableModel
+from keras_efficientnet.description import FILE_NAME, ModelDescription
 
 LABELS = "labels.txt"
 # The schema's fields in order, of the tables that are used here.
@@ -45,7 +45,7 @@ _COLOR_SPACES = {3: 1, 1: 2}  # RGB and grey; other images have none
 _ALIGNMENT = 16
 
 
-def with_metadata(content: bytes, network: Network) -> bytes:
+def with_metadata(content: bytes, network: ExportableModel) -> bytes:
     """Adds standard metadata, the class names and this package's description to a network.
 
     Args:
@@ -70,29 +70,29 @@ def with_metadata(content: bytes, network: Network) -> bytes:
     ]
     entry = schema.MetadataT(name="TFLITE_METADATA", buffer=len(model.buffers) - 1)
     model.metadata = [*(model.metadata or ()), entry]
-    model.description = network.info.title
+    model.description = network.description.title
     builder = flatbuffers.Builder(len(content))
     builder.Finish(model.Pack(builder), b"TFL3")
     file = io.BytesIO(builder.Output())
     with zipfile.ZipFile(file, "a") as archive:
-        for name, text in _files(network.info).items():
+        for name, text in _files(network.description).items():
             # Without the time, so that one model gives one file.
             archive.writestr(zipfile.ZipInfo(name), text)
     return file.getvalue()
 
 
-def _files(info: ModelInfo) -> dict[str, str]:
+def _files(description: ModelDescription) -> dict[str, str]:
     """The associated files; they stay uncompressed, as readers demand."""
-    files = {FILE_NAME: info.to_json()}
-    if info.class_names:
-        files[LABELS] = info.labels
+    files = {FILE_NAME: description.to_json()}
+    if description.class_names:
+        files[LABELS] = description.labels
     return files
 
 
-def _metadata(network: Network) -> bytes:
+def _metadata(network: ExportableModel) -> bytes:
     """The flatbuffer of a network's metadata."""
-    info = network.info
-    description = _Table("AssociatedFile", name=FILE_NAME, description="The package's own metadata")
+    description = network.description
+    own_file = _Table("AssociatedFile", name=FILE_NAME, description="The package's own metadata")
     subgraph = _Table(
         "SubGraphMetadata",
         input_tensor_metadata=[_image(network)],
@@ -100,12 +100,12 @@ def _metadata(network: Network) -> bytes:
     )
     root = _Table(
         "ModelMetadata",
-        name=info.title,
-        description=info.description or f"{info.title} in Keras",
+        name=description.title,
+        description=description.summary or f"{description.title} in Keras",
         subgraph_metadata=[subgraph],
-        author=info.author,
-        license=info.license,
-        associated_files=[description],
+        author=description.author,
+        license=description.license,
+        associated_files=[own_file],
         min_parser_version="1.0.0",
     )
     builder = flatbuffers.Builder()
@@ -113,24 +113,24 @@ def _metadata(network: Network) -> bytes:
     return bytes(builder.Output())
 
 
-def _image(network: Network) -> "_Table":
+def _image(network: ExportableModel) -> "_Table":
     """Metadata of the input."""
-    info, (height, width, channels) = network.info, network.shape
+    description, (height, width, channels) = network.description, network.shape
     image = _Table("ImageProperties", default_size=_Table("ImageSize", width=width, height=height))
     if channels in _COLOR_SPACES:
         image.fields["color_space"] = _COLOR_SPACES[channels]
     normalization = _Table(
         "NormalizationOptions",
-        mean=[float(value) for value in info.pixel_mean or (0,)],
-        std=[float(value) for value in info.pixel_std or (1,)],
+        mean=[float(value) for value in description.pixel_mean or (0,)],
+        std=[float(value) for value in description.pixel_std or (1,)],
     )
     return _Table(
         "TensorMetadata",
         name="image",
         description=(
-            f"The centre square of {100 * info.crop_fraction:g} % of an image's shorter side, "
-            f"resized to {width} x {height} pixels with values in 0-255. Preprocessing is "
-            f"{info.preprocessing}."
+            f"The centre square of {100 * description.crop_fraction:g} % of an image's shorter "
+            f"side, resized to {width} x {height} pixels with values in 0-255. Preprocessing is "
+            f"{description.preprocessing}."
         ),
         content=_content(_IMAGE_PROPERTIES, image),
         process_units=[
@@ -140,7 +140,7 @@ def _image(network: Network) -> "_Table":
     )
 
 
-def _output(network: Network) -> "_Table":
+def _output(network: ExportableModel) -> "_Table":
     """Metadata of the output."""
     output = _Table(
         "TensorMetadata",
@@ -150,7 +150,7 @@ def _output(network: Network) -> "_Table":
     )
     if network.gives_probabilities:
         output.fields["stats"] = _Table("Stats", max=[1.0], min=[0.0])
-    if network.info.class_names:
+    if network.description.class_names:
         output.fields["associated_files"] = [
             _Table(
                 "AssociatedFile",

@@ -6,9 +6,15 @@ from typing import Any
 
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.spec import VariantSpec
-from keras_efficientnet.study import networks
-from keras_efficientnet.study.networks import Network
-from keras_efficientnet.study.trials import Plan, Trial, difference, run_trials, summary
+from keras_efficientnet.study import scalable_networks
+from keras_efficientnet.study.scalable_networks import ScalableNetwork
+from keras_efficientnet.study.trials import (
+    Plan,
+    Trial,
+    accuracy_difference,
+    run_trials,
+    summarize_trial,
+)
 from keras_efficientnet.training import Progressive, Recipe
 
 PROGRESSIVE_STAGES = 3
@@ -49,7 +55,7 @@ ABLATIONS = {
 
 
 def ablate(
-    base: str | Network, plan: Plan, only: Sequence[str] | None = None
+    base: str | ScalableNetwork, plan: Plan, only: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
     """Trains a network with one thing changed at a time, by one recipe.
 
@@ -67,7 +73,7 @@ def ablate(
     Raises:
         InputError: if a name is unknown, or the network is no chain of MBConv blocks.
     """
-    base = networks.base(base)
+    base = scalable_networks.get_network(base)
     if not isinstance(base, VariantSpec):
         raise InputError(
             f"{base.name} has none of the parts that are taken away; use another base."
@@ -81,16 +87,16 @@ def ablate(
     results = run_trials(trials, plan)
     rows = []
     for trial in trials:
-        cost = networks.cost(trial.network, plan.classes)
+        cost = scalable_networks.network_cost(trial.network, plan.classes)
         row = {
             "name": trial.name,
             "change": ABLATIONS[trial.name][0] if rows else "none",
             "trainable": cost.trainable,
             "multiply_adds": cost.multiply_adds,
-            **summary(results, trial.name),
+            **summarize_trial(results, trial.name),
         }
         if rows:
-            row["against_base"] = difference(row, rows[0])
+            row["against_base"] = accuracy_difference(row, rows[0])
             row["time"] = row["seconds"] / rows[0]["seconds"]
         rows.append(row)
     return rows

@@ -9,8 +9,9 @@ import keras
 from tqdm import tqdm
 
 from keras_efficientnet import deploy, spec
+from keras_efficientnet.description import ModelDescription
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.study import family, networks, published
+from keras_efficientnet.study import family, paper_tables, scalable_networks
 from keras_efficientnet.study.counting import multiply_adds
 
 CLASSES = 1000
@@ -28,8 +29,8 @@ def compare_networks(
     """Sets networks side by side, each at its own resolution with ImageNet's 1000 classes.
 
     Args:
-        names: variants of this family, networks of keras.applications (`published.BASELINES`),
-            or others that can be scaled (`networks.BASES`).
+        names: variants of this family, networks of keras.applications (`paper_tables.BASELINES`),
+            or others that can be scaled (`scalable_networks.BASES`).
         measure: export each with fresh weights as a float LiteRT file and time it here.
         threads: cores that it may use.
         repeats: turns of the measurement, see `deploy.benchmark`.
@@ -44,7 +45,7 @@ def compare_networks(
     Raises:
         InputError: if a name is unknown.
     """
-    known = {name.lower(): baseline for name, baseline in published.BASELINES.items()}
+    known = {name.lower(): baseline for name, baseline in paper_tables.BASELINES.items()}
     entries = [known.get(name.lower()) or _network(name) for name in names]
     models = tqdm(entries, "Building", unit="network", leave=False)
     with tempfile.TemporaryDirectory() as folder:
@@ -61,7 +62,7 @@ def compare_networks(
     return rows
 
 
-def claims(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def efficiency_claims(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Checks "5 to 10 times fewer FLOPs" for every EfficientNet beside every baseline.
 
     Args:
@@ -99,40 +100,42 @@ def claims(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def _network(name: str) -> networks.Network:
+def _network(name: str) -> scalable_networks.ScalableNetwork:
     try:
-        return networks.base(name)
+        return scalable_networks.get_network(name)
     except InputError:
-        known = dict.fromkeys([*spec.VARIANTS, *published.BASELINES, *networks.BASES])
+        known = dict.fromkeys([*spec.VARIANTS, *paper_tables.BASELINES, *scalable_networks.BASES])
         raise InputError(f"Unknown network {name!r}; choose one of {', '.join(known)}.") from None
 
 
-def _row(entry: networks.Network | published.Baseline, file: Path | None) -> dict[str, Any]:
+def _row(
+    entry: scalable_networks.ScalableNetwork | paper_tables.Baseline, file: Path | None
+) -> dict[str, Any]:
     """Describes a network and, if a file is named, exports it there."""
     size = entry.resolution
-    if isinstance(entry, published.Baseline):
+    if isinstance(entry, paper_tables.Baseline):
         figures, top1, kind = entry.figures, dict(entry.figures.top1), "baseline"
         model = application(entry)
         trainable = sum(int(keras.ops.size(v)) for v in model.trainable_variables)
         count = multiply_adds(model)
     else:
-        figures = published.VARIANTS.get(entry.name, published.Figures())
+        figures = paper_tables.VARIANTS.get(entry.name, paper_tables.Figures())
         top1 = family.top1(entry.name)
         kind = "efficientnet" if _is_efficientnet(entry) else "baseline"
-        model = networks.build(entry, CLASSES, size) if file else None
-        cost = networks.cost(entry, CLASSES)
+        model = scalable_networks.build(entry, CLASSES, size) if file else None
+        cost = scalable_networks.network_cost(entry, CLASSES)
         trainable, count = cost.trainable, cost.multiply_adds
     if file:
         names = tuple(str(index) for index in range(CLASSES))
-        deploy.export_tflite(model, file, deploy.ModelInfo(entry.name, names, size, 1.0))
+        deploy.export_tflite(model, file, ModelDescription(entry.name, names, size, 1.0))
     return {
         "network": entry.name,
         "kind": kind,
         "image_size": size,
         "trainable": trainable,
         "multiply_adds": count,
-        "paper_parameters": published.number(figures.parameters, published.MILLION),
-        "paper_multiply_adds": published.number(figures.multiply_adds, published.BILLION),
+        "paper_parameters": paper_tables.number(figures.parameters, paper_tables.MILLION),
+        "paper_multiply_adds": paper_tables.number(figures.multiply_adds, paper_tables.BILLION),
         "top1": top1,
         "latency_ms": None,
         "peak_memory": None,
@@ -140,11 +143,11 @@ def _row(entry: networks.Network | published.Baseline, file: Path | None) -> dic
     }
 
 
-def _is_efficientnet(network: networks.Network) -> bool:
-    return isinstance(network, spec.VariantSpec) and network is not networks.MOBILENET_V2
+def _is_efficientnet(network: scalable_networks.ScalableNetwork) -> bool:
+    return isinstance(network, spec.VariantSpec) and network is not scalable_networks.MOBILENET_V2
 
 
-def application(baseline: published.Baseline) -> keras.Model:
+def application(baseline: paper_tables.Baseline) -> keras.Model:
     """Builds a network of keras.applications with fresh weights, for raw RGB pixels."""
     images = keras.Input((baseline.resolution, baseline.resolution, 3))
     pixels = keras.layers.Rescaling(1 / 127.5, offset=-1)(images)

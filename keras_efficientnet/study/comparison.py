@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from keras_efficientnet import scaling
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.study import networks, published
-from keras_efficientnet.study.networks import Network
+from keras_efficientnet.study import paper_tables, scalable_networks
+from keras_efficientnet.study.scalable_networks import ScalableNetwork
 
 if TYPE_CHECKING:  # the costs need no TensorFlow
     from keras_efficientnet.study.trials import Plan
@@ -17,14 +17,14 @@ DIMENSIONS = ("depth", "width", "resolution")
 
 
 def scaled_networks(
-    base: str | Network = "B0",
+    base: str | ScalableNetwork = "B0",
     ratio: float = 4.0,
     *,
     alpha: float = scaling.ALPHA,
     beta: float = scaling.BETA,
     gamma: float = scaling.GAMMA,
     classes: int = 1000,
-) -> dict[str, Network]:
+) -> dict[str, ScalableNetwork]:
     """Scales a network to a multiple of its multiply-adds, by each dimension and by all three.
 
     Channels and repeats are whole numbers, so the cost is met as nearly as rounding allows.
@@ -47,19 +47,19 @@ def scaled_networks(
     """
     if not (math.isfinite(ratio) and ratio > 1):
         raise InputError(f"ratio={ratio!r} must be a finite number above 1.")
-    base = networks.base(base)
+    base = scalable_networks.get_network(base)
     budget = ratio * _multiply_adds(base, classes)
     measure = partial(_multiply_adds, classes=classes)
 
-    def reach(grow: Callable[[float], Network], start: float) -> Network:
-        return networks.at_budget(grow, measure, budget, start)[1]
+    def reach(grow: Callable[[float], ScalableNetwork], start: float) -> ScalableNetwork:
+        return scalable_networks.at_budget(grow, measure, budget, start)[1]
 
-    def compound(phi: float) -> Network:
+    def compound(phi: float) -> ScalableNetwork:
         scale = scaling.compound_scale(phi, alpha, beta, gamma)
-        return networks.scaled(base, scale.depth, scale.width, scale.resolution)
+        return scalable_networks.scale_network(base, scale.depth, scale.width, scale.resolution)
 
-    def single(dimension: str, multiplier: float) -> Network:
-        return networks.scaled(
+    def single(dimension: str, multiplier: float) -> ScalableNetwork:
+        return scalable_networks.scale_network(
             base, *(multiplier if name == dimension else 1.0 for name in DIMENSIONS)
         )
 
@@ -67,28 +67,30 @@ def scaled_networks(
     for dimension in DIMENSIONS:
         found[dimension] = reach(partial(single, dimension), 1.0)
     grown = reach(compound, 0.0)
-    found["compound"] = reach(lambda m: networks.scaled(grown, resolution=m), 0.5)
+    found["compound"] = reach(lambda m: scalable_networks.scale_network(grown, resolution=m), 0.5)
     return found
 
 
-def paper_networks(base: str = "B0") -> dict[str, Network]:
+def paper_networks(base: str = "B0") -> dict[str, ScalableNetwork]:
     """Scales a network by the multipliers of the paper's Table 7 (B0) or Table 3.
 
     Raises:
         InputError: if the paper has no such table for this base.
     """
-    network = networks.base(base)
-    if network.name not in published.SCALED:
+    network = scalable_networks.get_network(base)
+    if network.name not in paper_tables.SCALED:
         raise InputError(
-            f"The paper scales {', '.join(published.SCALED)} in this way and not {network.name}."
+            f"The paper scales {', '.join(paper_tables.SCALED)} in this way and not {network.name}."
         )
     return {
-        row.dimension: networks.scaled(network, row.depth, row.width, row.resolution)
-        for row in published.SCALED[network.name]
+        row.dimension: scalable_networks.scale_network(
+            network, row.depth, row.width, row.resolution
+        )
+        for row in paper_tables.SCALED[network.name]
     }
 
 
-def comparison_rows(found: dict[str, Network], classes: int = 1000) -> list[dict[str, Any]]:
+def comparison_rows(found: dict[str, ScalableNetwork], classes: int = 1000) -> list[dict[str, Any]]:
     """Describes scaled networks beside the paper's.
 
     Args:
@@ -102,12 +104,12 @@ def comparison_rows(found: dict[str, Network], classes: int = 1000) -> list[dict
         as `paper_base`, `paper_multiply_adds` and `paper_top1`, None where it has none.
     """
     base = found["base"]
-    paper_base = base.name if base.name in published.SCALED else "B0"
-    paper = {row.dimension: row for row in published.SCALED[paper_base]}
+    paper_base = base.name if base.name in paper_tables.SCALED else "B0"
+    paper = {row.dimension: row for row in paper_tables.SCALED[paper_base]}
     base_cost = _multiply_adds(base, classes)
     rows = []
     for dimension, network in found.items():
-        total = networks.cost(network, classes)
+        total = scalable_networks.network_cost(network, classes)
         printed = paper.get(dimension)
         rows.append(
             {
@@ -122,7 +124,9 @@ def comparison_rows(found: dict[str, Network], classes: int = 1000) -> list[dict
                 "ratio": total.multiply_adds / base_cost,
                 "paper_base": paper_base,
                 "paper_multiply_adds": (
-                    published.number(printed.multiply_adds, published.BILLION) if printed else None
+                    paper_tables.number(printed.multiply_adds, paper_tables.BILLION)
+                    if printed
+                    else None
                 ),
                 "paper_top1": printed.top1 if printed else None,
             }
@@ -130,7 +134,7 @@ def comparison_rows(found: dict[str, Network], classes: int = 1000) -> list[dict
     return rows
 
 
-def compare_scaling(found: dict[str, Network], plan: "Plan") -> dict[str, Any]:
+def compare_scaling(found: dict[str, ScalableNetwork], plan: "Plan") -> dict[str, Any]:
     """Trains scaled networks by one recipe and sets compound against single dimensions.
 
     Args:
@@ -142,19 +146,24 @@ def compare_scaling(found: dict[str, Network], plan: "Plan") -> dict[str, Any]:
         the best of the single dimensions, and `trials.difference` of the compound network to
         it, `differences`, `mean` and `standard_error`.
     """
-    from keras_efficientnet.study.trials import Trial, difference, run_trials, summary
+    from keras_efficientnet.study.trials import (
+        Trial,
+        accuracy_difference,
+        run_trials,
+        summarize_trial,
+    )
 
     results = run_trials([Trial(name, network) for name, network in found.items()], plan)
     rows = [
-        {**row, **summary(results, row["dimension"])}
+        {**row, **summarize_trial(results, row["dimension"])}
         for row in comparison_rows(found, plan.classes)
     ]
     by_dimension = {row["dimension"]: row for row in rows}
     singles = [name for name in DIMENSIONS if name in by_dimension]
     best = max(singles, key=lambda name: by_dimension[name]["accuracy"])
-    verdict = difference(by_dimension["compound"], by_dimension[best])
+    verdict = accuracy_difference(by_dimension["compound"], by_dimension[best])
     return {"rows": rows, "verdict": {"best_single": best, **verdict}}
 
 
-def _multiply_adds(network: Network, classes: int) -> int:
-    return networks.cost(network, classes).multiply_adds
+def _multiply_adds(network: ScalableNetwork, classes: int) -> int:
+    return scalable_networks.network_cost(network, classes).multiply_adds

@@ -6,7 +6,7 @@ from typing import Any
 from keras_efficientnet import cost, scaling, spec
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.scaling import Variant
-from keras_efficientnet.study import published
+from keras_efficientnet.study import paper_tables
 from keras_efficientnet.weights import registry
 
 # What a variant's name begins with; V1 has no prefix of its own.
@@ -47,8 +47,8 @@ def family_table(family: str = "V1") -> list[dict[str, Any]]:
 
 
 def _family_row(variant: spec.VariantSpec) -> dict[str, Any]:
-    total = cost.cost(variant)
-    printed = published.VARIANTS.get(variant.name, published.Figures(source=""))
+    total = cost.network_cost(variant)
+    printed = paper_tables.VARIANTS.get(variant.name, paper_tables.Figures(source=""))
     return {
         "variant": variant.name,
         "width": variant.width,
@@ -58,14 +58,14 @@ def _family_row(variant: spec.VariantSpec) -> dict[str, Any]:
         "blocks": len(scaling.expand_blocks(variant)),
         "trainable": total.trainable,
         "parameters": total.parameters,
-        "paper_parameters": published.number(printed.parameters, published.MILLION),
-        "parameters_agree": published.agrees(
-            total.trainable, printed.parameters, published.MILLION
+        "paper_parameters": paper_tables.number(printed.parameters, paper_tables.MILLION),
+        "parameters_agree": paper_tables.agrees(
+            total.trainable, printed.parameters, paper_tables.MILLION
         ),
         "multiply_adds": total.multiply_adds,
-        "paper_multiply_adds": published.number(printed.multiply_adds, published.BILLION),
-        "multiply_adds_agree": published.agrees(
-            total.multiply_adds, printed.multiply_adds, published.BILLION
+        "paper_multiply_adds": paper_tables.number(printed.multiply_adds, paper_tables.BILLION),
+        "multiply_adds_agree": paper_tables.agrees(
+            total.multiply_adds, printed.multiply_adds, paper_tables.BILLION
         ),
         "top1": top1(variant.name),
         "source": printed.source,
@@ -74,7 +74,7 @@ def _family_row(variant: spec.VariantSpec) -> dict[str, Any]:
 
 def top1(variant_name: str) -> dict[str, float]:
     """Returns every published top-1 accuracy of a variant in percent, by its source."""
-    printed = published.VARIANTS.get(variant_name, published.Figures()).top1
+    printed = paper_tables.VARIANTS.get(variant_name, paper_tables.Figures()).top1
     stated = {
         source: entry.top1
         for prefix, (weights, source) in _WEIGHTS_TOP1.items()
@@ -116,7 +116,7 @@ def compound_scaling(
     base = scaling.get_variant(base)
     scale = scaling.compound_scale(phi, alpha, beta, gamma)
     variant = scale.apply(base)
-    total = cost.cost(variant)
+    total = cost.network_cost(variant)
     constraint = alpha * beta**2 * gamma**2
     return {
         "base": base.name,
@@ -135,7 +135,7 @@ def compound_scaling(
         "parameters": total.parameters,
         "multiply_adds": total.multiply_adds,
         "predicted_ratio": scale.flops_ratio,
-        "ratio": total.multiply_adds / cost.cost(base).multiply_adds,
+        "ratio": total.multiply_adds / cost.network_cost(base).multiply_adds,
     }
 
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from keras_efficientnet import scaling
+from keras_efficientnet.description import ModelDescription
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.study import networks
-from keras_efficientnet.study.networks import Network
+from keras_efficientnet.study import scalable_networks
+from keras_efficientnet.study.scalable_networks import ScalableNetwork
 
 if TYPE_CHECKING:  # the costs need no TensorFlow
     from keras_efficientnet.study.trials import Plan
@@ -72,7 +73,7 @@ class Constraint:
 
 
 def search_candidates(
-    base: str | Network = "B0", constraint: Constraint | None = None, classes: int = 1000
+    base: str | ScalableNetwork = "B0", constraint: Constraint | None = None, classes: int = 1000
 ) -> list[dict[str, Any]]:
     """Lists the coefficients that meet a constraint, scaled at phi = 1.
 
@@ -91,8 +92,8 @@ def search_candidates(
         InputError: if the base is unknown or nothing meets the constraint.
     """
     constraint = constraint or Constraint()
-    base = networks.base(base)
-    base_cost = networks.cost(base, classes)
+    base = scalable_networks.get_network(base)
+    base_cost = scalable_networks.network_cost(base, classes)
     rows = []
     with _measure(constraint, base, classes) as measure:
         grid = constraint.grid()
@@ -102,7 +103,7 @@ def search_candidates(
             ratio = measure(network, alpha * beta**2 * gamma**2)
             if ratio is None or abs(ratio / constraint.ratio - 1) > constraint.tolerance + 1e-9:
                 continue
-            total = networks.cost(network, classes)
+            total = scalable_networks.network_cost(network, classes)
             rows.append(
                 {
                     "alpha": alpha,
@@ -127,13 +128,13 @@ def search_candidates(
     return rows
 
 
-def scaled_by(base: Network, alpha: float, beta: float, gamma: float) -> Network:
+def scaled_by(base: ScalableNetwork, alpha: float, beta: float, gamma: float) -> ScalableNetwork:
     """Scales a network at phi = 1."""
-    return networks.scaled(base, alpha, beta, gamma)
+    return scalable_networks.scale_network(base, alpha, beta, gamma)
 
 
 def search_coefficients(
-    base: str | Network, candidates: list[dict[str, Any]], plan: "Plan"
+    base: str | ScalableNetwork, candidates: list[dict[str, Any]], plan: "Plan"
 ) -> list[dict[str, Any]]:
     """Trains every candidate at phi = 1 and ranks them.
 
@@ -148,9 +149,9 @@ def search_coefficients(
         The candidates with `rank` from 1 and `trials.summary`, best first; of equal ones the
         cheaper first.
     """
-    from keras_efficientnet.study.trials import Trial, run_trials, summary
+    from keras_efficientnet.study.trials import Trial, run_trials, summarize_trial
 
-    base = networks.base(base)
+    base = scalable_networks.get_network(base)
     names = ["{alpha:g}, {beta:g}, {gamma:g}".format(**row) for row in candidates]
     results = run_trials(
         [
@@ -159,15 +160,18 @@ def search_coefficients(
         ],
         plan,
     )
-    rows = [{**row, **summary(results, name)} for name, row in zip(names, candidates, strict=True)]
+    rows = [
+        {**row, **summarize_trial(results, name)}
+        for name, row in zip(names, candidates, strict=True)
+    ]
     rows.sort(key=lambda row: (-row["accuracy"], row["multiply_adds"]))
     return [{"rank": rank, **row} for rank, row in enumerate(rows, start=1)]
 
 
 @contextlib.contextmanager
 def _measure(
-    constraint: Constraint, base: Network, classes: int
-) -> Iterator[Callable[[Network, float], float | None]]:
+    constraint: Constraint, base: ScalableNetwork, classes: int
+) -> Iterator[Callable[[ScalableNetwork, float], float | None]]:
     """Gives a function of a network and its product that tells its budget over the base's.
 
     None stands for a network that need not be looked at.
@@ -179,28 +183,32 @@ def _measure(
             yield _Latency(constraint, base, classes, Path(folder))
     else:
         field = constraint.budget.replace("-", "_").replace("parameters", "trainable")
-        base_cost = getattr(networks.cost(base, classes), field)
-        yield lambda network, _: getattr(networks.cost(network, classes), field) / base_cost
+        base_cost = getattr(scalable_networks.network_cost(base, classes), field)
+        yield (
+            lambda network, _: (
+                getattr(scalable_networks.network_cost(network, classes), field) / base_cost
+            )
+        )
 
 
 class _Latency:
     """Exports each network once and times it in turns with the base's."""
 
-    def __init__(self, constraint: Constraint, base: Network, classes: int, folder: Path):
+    def __init__(self, constraint: Constraint, base: ScalableNetwork, classes: int, folder: Path):
         self.constraint, self.classes, self.folder = constraint, classes, folder
         self.known: dict[str, float] = {}
         self.base = self._export(base, "base")
 
-    def __call__(self, network: Network, product: float) -> float | None:
+    def __call__(self, network: ScalableNetwork, product: float) -> float | None:
         off = product / self.constraint.ratio
         if not 1 / _WORTH_TIMING <= off <= _WORTH_TIMING:
             return None
-        key = repr(networks.finished(network))
+        key = repr(scalable_networks.built_structure(network))
         if key not in self.known:
             self.known[key] = self._ratio(network)
         return self.known[key]
 
-    def _ratio(self, network: Network) -> float:
+    def _ratio(self, network: ScalableNetwork) -> float:
         from keras_efficientnet.deploy import benchmark
 
         file = self._export(network, str(len(self.known)))
@@ -208,12 +216,12 @@ class _Latency:
         file.unlink()
         return 1 / report["results"][1]["speedup"]["median"]
 
-    def _export(self, network: Network, name: str) -> Path:
+    def _export(self, network: ScalableNetwork, name: str) -> Path:
         from keras_efficientnet import deploy
 
         file = self.folder / f"{name}.tflite"
-        model = networks.build(network, self.classes, network.resolution)
+        model = scalable_networks.build(network, self.classes, network.resolution)
         names = tuple(str(index) for index in range(self.classes))
-        info = deploy.ModelInfo(network.name, names, network.resolution, 1.0)
-        deploy.export_tflite(model, file, info)
+        description = ModelDescription(network.name, names, network.resolution, 1.0)
+        deploy.export_tflite(model, file, description)
         return file

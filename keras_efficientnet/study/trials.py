@@ -19,14 +19,14 @@ import keras
 import numpy as np
 from filelock import FileLock, Timeout
 
-from keras_efficientnet.data.dataset import DataSet
+from keras_efficientnet.data.dataset import Dataset
 from keras_efficientnet.data.images import prepare
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.files import written_whole
-from keras_efficientnet.study import networks
-from keras_efficientnet.study.networks import Network
-from keras_efficientnet.training import Execution, Recipe, distribution, fit
-from keras_efficientnet.training.run import dtype_policy
+from keras_efficientnet.files import atomic_write
+from keras_efficientnet.run import dtype_policy
+from keras_efficientnet.study import scalable_networks
+from keras_efficientnet.study.scalable_networks import ScalableNetwork
+from keras_efficientnet.training import Recipe, RunConfig, distribution, fit
 
 # Held-out images that are in memory at once.
 EVALUATION_CHUNK = 1024
@@ -56,14 +56,14 @@ class Plan:
         recipe: how.
         results: CSV file that keeps every result.
         seeds: number of trainings of each network; the seeds are 0, 1, 2 and so on.
-        execution: how the machine is used.
+        run_config: how the machine is used.
     """
 
-    data: DataSet
+    data: Dataset
     recipe: Recipe
     results: Path
     seeds: int = 3
-    execution: Execution = field(default_factory=Execution)
+    run_config: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self):
         """Refuses what cannot be trained."""
@@ -89,7 +89,7 @@ class Trial:
     """
 
     name: str
-    network: Network
+    network: ScalableNetwork
     recipe: Recipe | None = None
 
 
@@ -132,7 +132,7 @@ def run_trials(trials: Sequence[Trial], plan: Plan) -> list[dict[str, Any]]:
     return found
 
 
-def summary(rows: Sequence[dict[str, Any]], trial: str) -> dict[str, Any]:
+def summarize_trial(rows: Sequence[dict[str, Any]], trial: str) -> dict[str, Any]:
     """Sums up the results of one trial over its seeds.
 
     Returns:
@@ -149,7 +149,7 @@ def summary(rows: Sequence[dict[str, Any]], trial: str) -> dict[str, Any]:
     }
 
 
-def difference(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+def accuracy_difference(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     """Compares two summaries seed by seed.
 
     Returns:
@@ -162,7 +162,7 @@ def difference(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     return {"differences": values, "mean": statistics.mean(values), "standard_error": error}
 
 
-def subset(data: DataSet, train_images: int | None, test_images: int | None) -> DataSet:
+def subset(data: Dataset, train_images: int | None, test_images: int | None) -> Dataset:
     """Takes some of the images, the first of every class and of each as many.
 
     Args:
@@ -180,7 +180,7 @@ def subset(data: DataSet, train_images: int | None, test_images: int | None) -> 
     )
 
 
-def _some(data: DataSet, examples: Any, count: int | None) -> Any:
+def _some(data: Dataset, examples: Any, count: int | None) -> Any:
     if count is None or count >= len(examples):
         return examples
     classes = len(data.class_names)
@@ -202,8 +202,11 @@ def _train(trial: Trial, plan: Plan, seed: int) -> dict[str, Any]:
     assert recipe
     one_size = {stage.image_size for stage in recipe.plan(size)} == {size}
     keras.utils.set_random_seed(seed)
-    with distribution.over_devices(plan.execution.devices), dtype_policy(plan.execution.precision):
-        model = networks.build(
+    with (
+        distribution.over_devices(plan.run_config.devices),
+        dtype_policy(plan.run_config.precision),
+    ):
+        model = scalable_networks.build(
             trial.network,
             plan.classes,
             size if one_size else None,
@@ -211,10 +214,10 @@ def _train(trial: Trial, plan: Plan, seed: int) -> dict[str, Any]:
             drop_connect_rate=recipe.drop_connect_rate,
         )
         started = time.perf_counter()
-        fit(model, data, recipe, image_size=size, seed=seed, execution=plan.execution)
+        fit(model, data, recipe, image_size=size, seed=seed, run_config=plan.run_config)
         seconds = time.perf_counter() - started
         accuracy = _accuracy(model, data, size)
-    cost = networks.cost(trial.network, plan.classes)
+    cost = scalable_networks.network_cost(trial.network, plan.classes)
     row = {
         "trial": trial.name,
         "data": data.source,
@@ -233,7 +236,7 @@ def _train(trial: Trial, plan: Plan, seed: int) -> dict[str, Any]:
     return row
 
 
-def _accuracy(model: keras.Model, data: DataSet, size: int) -> float:
+def _accuracy(model: keras.Model, data: Dataset, size: int) -> float:
     """Returns the share of all held-out images that a network gets right."""
     right, remaining = 0, iter(data.test)
     while chunk := list(islice(remaining, EVALUATION_CHUNK)):
@@ -246,14 +249,14 @@ def _accuracy(model: keras.Model, data: DataSet, size: int) -> float:
 def _settings(trial: Trial, plan: Plan) -> str:
     """Returns a digest of all that decides a result but the seed."""
     assert trial.recipe
-    data, execution = plan.data, plan.execution
+    data, run_config = plan.data, plan.run_config
     settings = {
-        "network": networks.finished(trial.network),
+        "network": scalable_networks.built_structure(trial.network),
         "recipe": dataclasses.asdict(trial.recipe),
         "data": [data.source, len(data.train), len(data.test), data.class_names],
-        "precision": execution.precision,
-        "accumulation": execution.accumulation,
-        "class_weights": execution.class_weights,
+        "precision": run_config.precision,
+        "accumulation": run_config.accumulation,
+        "class_weights": run_config.class_weights,
     }
     text = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -279,7 +282,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 def _write_results(path: Path, rows: list[dict[str, Any]]) -> None:
     with (
-        written_whole(path, overwrite=True) as whole,
+        atomic_write(path, overwrite=True) as whole,
         whole.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.DictWriter(file, list(COLUMNS))

@@ -3,14 +3,12 @@ from .distribution import on_hosts as on_hosts
 from .distribution import over_devices as over_devices
 from .freezing import freeze_batch_norm as freeze_batch_norm
 from .freezing import unfreeze_from as unfreeze_from
-from .loop import Execution as Execution
-from .loop import fit as fit
-from .loss import SmoothedCrossentropy as SmoothedCrossentropy
 from .optimizer import RMSprop as RMSprop
 from .recipes import FineTuning as FineTuning
 from .recipes import Progressive as Progressive
 from .recipes import Recipe as Recipe
 from .recipes import Stage as Stage
 from .recipes import recipe as recipe
-from .run import train as train
 from .schedule import WarmupExponentialDecay as WarmupExponentialDecay
+from .trainer import RunConfig as RunConfig
+from .trainer import fit as fit

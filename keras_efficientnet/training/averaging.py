@@ -56,7 +56,7 @@ class WeightAverage(keras.callbacks.Callback):
         self._seen = 0
 
     def on_train_batch_end(self, batch, logs=None):
-        """Updates the averages; several steps of one execution count as one change."""
+        """Updates the averages; several steps of one run_config count as one change."""
         before = self.steps // self.steps_per_update
         self.steps += batch + 1 - self._seen
         self._seen = batch + 1

@@ -18,7 +18,7 @@ import numpy as np
 from keras_efficientnet import scaling
 from keras_efficientnet.data.pipeline import Augmentation
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.training.loss import SmoothedCrossentropy, accuracy
+from keras_efficientnet.losses import SmoothedCrossentropy, accuracy
 from keras_efficientnet.training.optimizer import RMSprop
 from keras_efficientnet.training.schedule import WarmupExponentialDecay
 

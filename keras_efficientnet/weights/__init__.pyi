@@ -7,4 +7,4 @@ from .conversion import inspect as inspect
 from .download import fetch as fetch
 from .loading import load_weights as load_weights
 from .matching import LoadReport as LoadReport
-from .readers import open_checkpoint as open_checkpoint
+from .readers import open_weight_file as open_weight_file

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from keras_efficientnet import model, scaling
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.files import written_whole
+from keras_efficientnet.files import atomic_write
 from keras_efficientnet.scaling import Variant
 from keras_efficientnet.spec import Padding, VariantSpec
 from keras_efficientnet.weights import matching, structure
-from keras_efficientnet.weights.checkpoint import Checkpoint, Origin
 from keras_efficientnet.weights.matching import LoadReport
-from keras_efficientnet.weights.readers import open_checkpoint
+from keras_efficientnet.weights.readers import open_weight_file
+from keras_efficientnet.weights.weight_file import Origin, WeightFile
 
 OUTPUT_SUFFIXES = (".weights.h5", ".keras")
 
@@ -53,7 +53,7 @@ def inspect(source: str | os.PathLike) -> Inspection:
     Raises:
         InputError: if it cannot be read or is no EfficientNet's.
     """
-    with open_checkpoint(source) as checkpoint:
+    with open_weight_file(source) as checkpoint:
         variant, fits = structure.closest_variant(checkpoint)
         wanted = structure.shapes(variant)
         checkpoint = checkpoint.with_block_names(structure.block_names(wanted))
@@ -99,7 +99,7 @@ def convert(
     path = os.fspath(output)
     if not path.endswith(OUTPUT_SUFFIXES):
         raise InputError(f"output={path!r} must end in {' or '.join(OUTPUT_SUFFIXES)}.")
-    with written_whole(path, overwrite) as unfinished:
+    with atomic_write(path, overwrite) as unfinished:
         return _convert(source, scaling.get_variant(variant), unfinished, padding)
 
 
@@ -113,7 +113,7 @@ def _convert(
         input_shape=(None, None, found.channels or 3),
         classes=found.classes or 1000,
     )
-    with open_checkpoint(source) as checkpoint:
+    with open_weight_file(source) as checkpoint:
         report, values = matching.read(network, checkpoint, padding=padding)
     matching.assign(network, values)
     network.save(path) if path.suffix == ".keras" else network.save_weights(path)
@@ -134,6 +134,6 @@ def _trained_as(variant: VariantSpec, origin: Origin, padding: Padding | None) -
     )
 
 
-def _size(checkpoint: Checkpoint, name: str, axis: int) -> int | None:
+def _size(checkpoint: WeightFile, name: str, axis: int) -> int | None:
     tensor = checkpoint.tensors.get(name)
     return tensor.shape[axis] if tensor is not None else None

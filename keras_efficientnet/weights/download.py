@@ -11,15 +11,15 @@ from urllib.error import HTTPError
 import keras
 
 from keras_efficientnet.errors import InputError, reason
-from keras_efficientnet.files import written_whole
-from keras_efficientnet.weights.registry import Published
+from keras_efficientnet.files import atomic_write
+from keras_efficientnet.weights.registry import PretrainedWeights
 
 _MD5_DIGITS = 32
 # L2's checkpoint, the largest, with averages and the optimizer's state, has half of it.
 MAX_UNPACKED_BYTES = 2**34
 
 
-def fetch(published: Published, include_top: bool = True) -> str:
+def fetch(published: PretrainedWeights, include_top: bool = True) -> str:
     """Downloads a published file into Keras' cache, if it is not there yet, and checks it.
 
     Args:
@@ -84,7 +84,7 @@ def unpack(archive: str | os.PathLike, max_bytes: int = MAX_UNPACKED_BYTES) -> s
         return folder
     room = max_bytes
     try:
-        with written_whole(folder) as whole, tarfile.open(archive) as members:
+        with atomic_write(folder) as whole, tarfile.open(archive) as members:
             whole.mkdir()
             for member in members:
                 room -= member.size
@@ -116,7 +116,7 @@ def unpack(archive: str | os.PathLike, max_bytes: int = MAX_UNPACKED_BYTES) -> s
     return folder
 
 
-def cache_name(published: Published, url: str) -> str:
+def cache_name(published: PretrainedWeights, url: str) -> str:
     """The file's name in the cache: keras.applications' own for its files, to share them.
 
     Google's archives of one network have the same name for every way of training.

@@ -9,10 +9,10 @@ import keras
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.spec import Padding
 from keras_efficientnet.weights import matching, registry, structure
-from keras_efficientnet.weights.checkpoint import Origin
 from keras_efficientnet.weights.download import fetch
 from keras_efficientnet.weights.matching import LoadReport
-from keras_efficientnet.weights.readers import open_checkpoint
+from keras_efficientnet.weights.readers import open_weight_file
+from keras_efficientnet.weights.weight_file import Origin
 
 
 def load_weights(
@@ -44,7 +44,7 @@ def load_weights(
             PyTorch and do not say which they need.
 
     Returns:
-        What was loaded, adapted, missing, unexpected and misshapen.
+        What was loaded, adapted, missing, unexpected and mismatched.
 
     Raises:
         InputError: if the source cannot be had, read or trusted, or does not fit. The
@@ -58,7 +58,7 @@ def load_weights(
         raise InputError(f"padding={padding!r} must be None, 'same' or 'symmetric'.")
     if isinstance(source, str) and _is_name(source):
         return _load_published(model, source, strict)
-    with open_checkpoint(source) as checkpoint:
+    with open_weight_file(source) as checkpoint:
         report, values = matching.read(model, checkpoint, strict, padding)
     matching.assign(model, values)
     return report
@@ -90,7 +90,7 @@ def _load_published(model: keras.Model, name: str, strict: bool) -> LoadReport:
             f"weights.registry.find({variant!r}, {name!r}).spec()."
         )
     path = fetch(published, include_top=structure.CLASSIFIER_KERNEL in variables)
-    with open_checkpoint(path) as checkpoint:
+    with open_weight_file(path) as checkpoint:
         report, values = matching.read(
             model, dataclasses.replace(checkpoint, origin=origin), strict
         )

@@ -11,8 +11,8 @@ from keras_efficientnet import layers
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.spec import Padding
 from keras_efficientnet.weights import structure
-from keras_efficientnet.weights.checkpoint import Checkpoint, Origin
 from keras_efficientnet.weights.structure import CLASSIFIER, CLASSIFIER_KERNEL, STEM_KERNEL
+from keras_efficientnet.weights.weight_file import Origin, WeightFile
 
 _NAMED_IN_MESSAGES = 4
 
@@ -29,7 +29,7 @@ class LoadReport:
             with what was done.
         missing: variables that the file has no tensor for.
         unexpected: tensors that the model has no variable for.
-        misshapen: variables whose tensor has another shape, each with both shapes.
+        mismatched: variables whose tensor has another shape, each with both shapes.
         differences: what the model does otherwise than the network the weights were
             trained in, by the name of the `VariantSpec` field.
     """
@@ -40,13 +40,13 @@ class LoadReport:
     adapted: dict[str, str] = dataclasses.field(default_factory=dict)
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
-    misshapen: dict[str, str] = dataclasses.field(default_factory=dict)
+    mismatched: dict[str, str] = dataclasses.field(default_factory=dict)
     differences: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
         """Whether the model now computes what the file's network did, up to what was adapted."""
-        return not (self.missing or self.unexpected or self.misshapen or self.differences)
+        return not (self.missing or self.unexpected or self.mismatched or self.differences)
 
     def problems(self) -> str:
         """What did not fit, in one line; empty if all did."""
@@ -55,7 +55,7 @@ class LoadReport:
             for kind, names in (
                 ("missing", self.missing),
                 ("unexpected", self.unexpected),
-                ("misshapen", [f"{name}: {why}" for name, why in self.misshapen.items()]),
+                ("mismatched", [f"{name}: {why}" for name, why in self.mismatched.items()]),
             )
             if names
         ]
@@ -68,7 +68,7 @@ class LoadReport:
 
 
 def read(
-    model: keras.Model, checkpoint: Checkpoint, strict: bool = True, padding: Padding | None = None
+    model: keras.Model, checkpoint: WeightFile, strict: bool = True, padding: Padding | None = None
 ) -> tuple[LoadReport, dict[str, np.ndarray]]:
     """Compares an open file with a model and reads what fits, without changing the model.
 
@@ -148,9 +148,9 @@ def _needs(field: str, wanted: str, actual: str) -> str:
     return f"the weights need {field}={wanted} and the model has {actual}"
 
 
-def _compare(variables: dict[str, Any], checkpoint: Checkpoint) -> LoadReport:
+def _compare(variables: dict[str, Any], checkpoint: WeightFile) -> LoadReport:
     loaded, missing = [], []
-    adapted, misshapen = {}, {}
+    adapted, mismatched = {}, {}
     for name, variable in variables.items():
         tensor, shape = checkpoint.tensors.get(name), tuple(variable.shape)
         if tensor is None:
@@ -163,7 +163,7 @@ def _compare(variables: dict[str, Any], checkpoint: Checkpoint) -> LoadReport:
             adapted[name] = f"{tensor.shape[2]} input channels made {shape[2]}"
             loaded.append(name)
         else:
-            misshapen[name] = f"{tensor.shape} in the file, {shape} in the model"
+            mismatched[name] = f"{tensor.shape} in the file, {shape} in the model"
     extra = [name for name in checkpoint.tensors if name not in variables]
     if CLASSIFIER_KERNEL not in variables:
         adapted.update(
@@ -177,7 +177,7 @@ def _compare(variables: dict[str, Any], checkpoint: Checkpoint) -> LoadReport:
         adapted=adapted,
         missing=tuple(missing),
         unexpected=(*unexpected, *checkpoint.unknown),
-        misshapen=misshapen,
+        mismatched=mismatched,
     )
 
 
@@ -185,7 +185,7 @@ def _can_adapt_channels(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool
     return structure.fits(STEM_KERNEL, shape, wanted) and shape[2] == 3
 
 
-def _value(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _value(checkpoint: WeightFile, name: str, shape: tuple[int, ...]) -> np.ndarray:
     tensor = checkpoint.tensors[name]
     value = tensor.read()
     if not np.issubdtype(value.dtype, np.floating) or not np.isfinite(value).all():
@@ -215,11 +215,11 @@ def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
     return np.tile(kernel, (1, 1, repeats, 1))[:, :, :channels] * (kernel.shape[2] / channels)
 
 
-def _refusal(model: keras.Model, checkpoint: Checkpoint, report: LoadReport) -> str:
+def _refusal(model: keras.Model, checkpoint: WeightFile, report: LoadReport) -> str:
     sentence = f"{checkpoint.path!r} does not fit {model.name!r}: {report.problems()}"
     nearest, _ = structure.closest_variant(checkpoint)
     own = structure.matching_variant(model)
-    if nearest != own and (report.missing or report.unexpected or report.misshapen):
+    if nearest != own and (report.missing or report.unexpected or report.mismatched):
         sentence += f"; its tensors are nearest to EfficientNet-{nearest}"
     if report.differences:
         sentence += "; build it from dataclasses.replace of the variant's spec"

@@ -32,7 +32,7 @@ _IMAGENET_21K_CLASSES = 21843
 
 
 @dataclass(frozen=True)
-class Published:
+class PretrainedWeights:
     """One published set of weights of one variant.
 
     Attributes:
@@ -140,13 +140,13 @@ _TORCHVISION_FILES = {
 }
 
 
-def table() -> tuple[Published, ...]:
+def table() -> tuple[PretrainedWeights, ...]:
     """Every published set of weights, variant by variant."""
     order = list(spec.VARIANTS)
     return tuple(sorted(_PUBLISHED, key=lambda published: order.index(published.variant)))
 
 
-def find(variant: Variant, name: str) -> Published:
+def find(variant: Variant, name: str) -> PretrainedWeights:
     """Looks a variant's weights up by name.
 
     Raises:
@@ -163,11 +163,11 @@ def find(variant: Variant, name: str) -> Published:
     )
 
 
-def _keras() -> Iterator[Published]:
+def _keras() -> Iterator[PretrainedWeights]:
     for base, files in ((_KERAS, _KERAS_V1_FILES), (_KERAS_V2, _KERAS_V2_FILES)):
         for variant, (md5, notop_md5, top1) in files.items():
             url = f"{base}efficientnet{variant.lower()}"
-            yield Published(
+            yield PretrainedWeights(
                 variant,
                 "imagenet",
                 f"{url}.h5",
@@ -180,10 +180,10 @@ def _keras() -> Iterator[Published]:
             )
 
 
-def _tpu() -> Iterator[Published]:
-    def checkpoint(variant: str, name: str, file: str, top1: float, **options) -> Published:
+def _tpu() -> Iterator[PretrainedWeights]:
+    def checkpoint(variant: str, name: str, file: str, top1: float, **options) -> PretrainedWeights:
         url = f"{_TPU}{file}.tar.gz"
-        return Published(variant, name, url, "tf1-checkpoint", "TPU", top1, **options)
+        return PretrainedWeights(variant, name, url, "tf1-checkpoint", "TPU", top1, **options)
 
     for name, (file, accuracies) in _TPU_FILES.items():
         pixels = {"pixel_mean": _HALF, "pixel_std": _HALF} if name == "advprop" else {}
@@ -199,14 +199,14 @@ def _tpu() -> Iterator[Published]:
         yield checkpoint(f"Lite{index}", "imagenet", f"lite/efficientnet-lite{index}", top1)
 
 
-def _automl() -> Iterator[Published]:
+def _automl() -> Iterator[PretrainedWeights]:
     for size in ("B0", "B1", "B2", "B3", "S", "M", "L", "XL"):
         for name, top1, classes in (
             ("imagenet21k", None, _IMAGENET_21K_CLASSES),
             ("imagenet21k-ft1k", _V2_TOP1_21K.get(size), 1000),
         ):
             file = f"v2/efficientnetv2-{size.lower()}-{name.removeprefix('imagenet')}"
-            yield Published(
+            yield PretrainedWeights(
                 f"V2-{size}",
                 name,
                 f"{_TPU}{file}.tgz",
@@ -217,10 +217,10 @@ def _automl() -> Iterator[Published]:
             )
 
 
-def _torchvision() -> Iterator[Published]:
+def _torchvision() -> Iterator[PretrainedWeights]:
     for variant, (file, top1, epsilon, resolution) in _TORCHVISION_FILES.items():
         half = variant == "V2-L"
-        yield Published(
+        yield PretrainedWeights(
             variant,
             "torchvision",
             f"{_TORCHVISION}{file}.pth",

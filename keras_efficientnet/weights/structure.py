@@ -9,7 +9,7 @@ import keras
 from keras_efficientnet import layers, scaling, spec
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.scaling import BlockSpec, Variant
-from keras_efficientnet.weights.checkpoint import Checkpoint
+from keras_efficientnet.weights.weight_file import WeightFile
 
 STEM_KERNEL = "stem.conv.kernel"
 CLASSIFIER_KERNEL = "classifier.kernel"
@@ -86,7 +86,7 @@ def shapes(variant: Variant, channels: int = 3, classes: int = 1000) -> Shapes:
     return found | {CLASSIFIER_KERNEL: (head, classes), CLASSIFIER[1]: (classes,)}
 
 
-def closest_variant(checkpoint: Checkpoint) -> tuple[str, bool]:
+def closest_variant(checkpoint: WeightFile) -> tuple[str, bool]:
     """The published variant whose structure a file comes nearest to.
 
     Returns:

@@ -124,7 +124,7 @@ def train(steps: int = 20_000) -> dict:
             dataclasses.replace(data, train=examples),
             training.recipe("small", batch_size=batch, epochs=epochs),
             image_size=32,
-            execution=training.Execution(checkpoint_seconds=5, steps_per_execution=20),
+            run_config=training.RunConfig(checkpoint_seconds=5, steps_per_execution=20),
             folder=Path(folder),
         )
     assert len(history) == epochs

@@ -45,8 +45,9 @@ import keras_efficientnet as ke
 from keras_efficientnet import cli, deploy, study, training
 from keras_efficientnet.data import image_files  # noqa: F401  imported before the fork
 from keras_efficientnet.deploy import runtime
+from keras_efficientnet.description import ModelDescription, read_description
 from keras_efficientnet.study import trials
-from keras_efficientnet.training import checkpoint
+from keras_efficientnet.training import run_checkpoints
 
 LIMIT_SECONDS = 240  # nothing here takes so long
 PR_SET_PDEATHSIG = 1  # a child ends with the campaign
@@ -185,7 +186,7 @@ def _fit(folder: Path) -> None:
         recipe,
         image_size=SIZE,
         seed=1,
-        execution=training.Execution(checkpoint_seconds=0, deterministic=True),
+        run_config=training.RunConfig(checkpoint_seconds=0, deterministic=True),
         folder=folder,
     )
     assert len(history) == 2
@@ -193,15 +194,15 @@ def _fit(folder: Path) -> None:
 
 
 def _checkpoints_whole(folder: Path) -> None:
-    newest = checkpoint.newest_step(folder)
+    newest = run_checkpoints.newest_step(folder)
     if newest >= 0:
-        found = checkpoint.load_newest(folder)
+        found = run_checkpoints.load_newest(folder)
         assert found, "no checkpoint can be read"
         assert found[1]["step"] == newest, "the newest checkpoint is torn"
 
 
 def _same_checkpoint(expected: Path, found: Path) -> None:
-    one, other = checkpoint.load_newest(expected), checkpoint.load_newest(found)
+    one, other = run_checkpoints.load_newest(expected), run_checkpoints.load_newest(found)
     assert one
     assert other
     assert one[1] == other[1], "the history differs"
@@ -240,8 +241,8 @@ def _make_template(folder: Path) -> None:
         model = ke.EfficientNet(TINY, input_shape=(SIZE, SIZE, 3), classes=len(CLASSES))
         for weight in model.trainable_variables:
             weight.assign(weight + 0.05 * np.random.default_rng(seed).normal(size=weight.shape))
-        info = deploy.ModelInfo("tiny", CLASSES, SIZE, 1.0, description=name)
-        deploy.save_keras(model, folder / f"{name}.keras", info)
+        description = ModelDescription("tiny", CLASSES, SIZE, 1.0, description=name)
+        deploy.save_keras(model, folder / f"{name}.keras", description)
         np.save(folder / f"{name}.npy", model.predict(pixels, verbose=0))
     (folder / "out").mkdir()
     _export(folder, folder / "old.keras")
@@ -268,9 +269,9 @@ def _exports_whole(folder: Path) -> None:
         if file.suffix == ".md":
             assert file.read_text(encoding="utf-8").rstrip().endswith(("|", "."))
             continue
-        info = deploy.read_info(file)
-        assert info
-        expected = np.load(folder / f"{info.description}.npy")
+        description = read_description(file)
+        assert description
+        expected = np.load(folder / f"{description.summary}.npy")
         scores = runtime.open_model(file).run(pixels)
         tolerance = 0.2 if "int8" in file.name else 1e-3
         np.testing.assert_allclose(scores, expected, atol=tolerance, err_msg=file.name)
@@ -283,7 +284,7 @@ def _same_exports(expected: Path, found: Path) -> None:
     _exports_whole(found)
     for name in (path.name for path in (expected / "out").iterdir() if path.name[0] != "."):
         if not name.endswith(".md"):
-            one, other = (deploy.read_info(root / "out" / name) for root in (expected, found))
+            one, other = (read_description(root / "out" / name) for root in (expected, found))
             assert one == other, name
 
 

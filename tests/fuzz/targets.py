@@ -25,6 +25,7 @@ from PIL import Image
 
 from keras_efficientnet import InputError, cli, cost, deploy, scaling, spec, weights
 from keras_efficientnet.data import images, sources
+from keras_efficientnet.description import ModelDescription, read_description
 
 RESULT, SENTENCE = "a result", "a sentence"
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -121,13 +122,13 @@ def description(data: bytes) -> str:
     if data[:2] == b"PK" or data[4:8] == b"TFL3":
         path = folder() / "model.tflite"
         path.write_bytes(data)
-        return outcome(lambda: deploy.read_info(path))
+        return outcome(lambda: read_description(path))
 
     def call():
-        info = deploy.ModelInfo.from_json(data.decode("utf-8", "replace"))
-        assert deploy.ModelInfo.from_json(info.to_json()) == info
-        assert info.labels.count("\n") == len(info.class_names)
-        assert isinstance(info.title + info.preprocessing, str)
+        description = ModelDescription.from_json(data.decode("utf-8", "replace"))
+        assert ModelDescription.from_json(description.to_json()) == description
+        assert description.labels.count("\n") == len(description.class_names)
+        assert isinstance(description.title + description.preprocessing, str)
 
     return outcome(call)
 
@@ -258,7 +259,7 @@ def specification(data: bytes) -> str:
     size = choices.of((None, *ODD[:6], 10**30))
 
     def call():
-        total = cost.cost(variant, image_size=size)
+        total = cost.network_cost(variant, image_size=size)
         assert total.parameters > 0
         assert total.multiply_adds > 0
         assert scaling.expand_blocks(variant)

@@ -17,6 +17,7 @@ import numpy as np
 
 import keras_efficientnet as ke
 from keras_efficientnet import deploy
+from keras_efficientnet.description import ModelDescription
 
 HERE = Path(__file__).parent
 SIZE = 32
@@ -51,13 +52,13 @@ def network() -> keras.Model:
 def main() -> None:
     """Writes the model in every format, and what it gives for some images."""
     model = network()
-    info = deploy.ModelInfo("golden", NAMES, SIZE, 1.0, license="Apache-2.0")
+    description = ModelDescription("golden", NAMES, SIZE, 1.0, license="Apache-2.0")
     images = np.random.default_rng(1).integers(0, 256, (8, SIZE, SIZE, 3), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder)
-        deploy.save_keras(model, made / "model.keras", info)
+        deploy.save_keras(model, made / "model.keras", description)
         model.save_weights(made / "model.weights.h5")
-        deploy.export_tflite(model, made / "model.tflite", info)
+        deploy.export_tflite(model, made / "model.tflite", description)
         scores = model.predict(images, verbose=0)
         np.savez_compressed(made / "expected.npz", images=images, scores=scores)
         for path in made.iterdir():

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.weights import schemes
-from keras_efficientnet.weights.checkpoint import Checkpoint, Tensor
 from keras_efficientnet.weights.readers import keras_archive
 from keras_efficientnet.weights.readers.hdf5 import open_hdf5
 from keras_efficientnet.weights.readers.state_dict import open_npz, open_pth, open_safetensors
 from keras_efficientnet.weights.readers.tensorflow import open_tensorflow
+from keras_efficientnet.weights.weight_file import Tensor, WeightFile
 
 ACCEPTED = (
     "Keras .h5, .weights.h5 and .keras files, TensorFlow checkpoints and SavedModels, and "
@@ -24,7 +24,7 @@ _OLD_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 @contextmanager
-def open_checkpoint(source: str | os.PathLike) -> Iterator[Checkpoint]:
+def open_weight_file(source: str | os.PathLike) -> Iterator[WeightFile]:
     """Opens a weight file; its tensors can be read inside the `with` block.
 
     Args:
@@ -58,7 +58,7 @@ def _readable_errors(path: str) -> Iterator[None]:
         )
 
 
-def _open(path: str, stack: ExitStack) -> Checkpoint:
+def _open(path: str, stack: ExitStack) -> WeightFile:
     prefix = _tensorflow_prefix(path)
     if prefix is not None:
         tensors = stack.enter_context(open_tensorflow(prefix))
@@ -84,7 +84,7 @@ def _open(path: str, stack: ExitStack) -> Checkpoint:
     raise InputError(f"{path!r} is no kind of weight file known here; {ACCEPTED}.")
 
 
-def _open_zip(path: str, stack: ExitStack) -> Checkpoint:
+def _open_zip(path: str, stack: ExitStack) -> WeightFile:
     with zipfile.ZipFile(path) as archive:
         members = archive.namelist()
     if set(keras_archive.MEMBERS) <= set(members):
@@ -119,4 +119,4 @@ def _tensorflow_prefix(path: str) -> str | None:
     return found[0] if found else None
 
 
-__all__ = ["ACCEPTED", "Checkpoint", "Tensor", "open_checkpoint"]
+__all__ = ["ACCEPTED", "Tensor", "WeightFile", "open_weight_file"]

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.weights.checkpoint import Tensor
+from keras_efficientnet.weights.weight_file import Tensor
 
 # A `.weights.h5` numbers a layer's variables and does not name them.
 _VARIABLES = {

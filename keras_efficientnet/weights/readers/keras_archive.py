@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.weights.checkpoint import Tensor
 from keras_efficientnet.weights.readers.hdf5 import layer_configs, open_hdf5
+from keras_efficientnet.weights.weight_file import Tensor
 
 MEMBERS = ("config.json", "model.weights.h5")
 # B7's takes a hundredth of it.

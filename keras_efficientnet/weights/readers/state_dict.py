@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.weights.checkpoint import Tensor
+from keras_efficientnet.weights.weight_file import Tensor
 
 # In older ones, a file can run code in spite of `weights_only` (CVE-2025-32434, CVE-2026-24747).
 OLDEST_TORCH = (2, 10)

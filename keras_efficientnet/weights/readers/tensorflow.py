@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from keras_efficientnet.weights.checkpoint import Tensor
+from keras_efficientnet.weights.weight_file import Tensor
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 

@@ -1,7 +1,6 @@
 """Naming conventions: each translates a file's names into canonical ones."""
 
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.weights.checkpoint import Checkpoint, Tensor
 from keras_efficientnet.weights.schemes import (
     efficientnet_pytorch,
     keras_names,
@@ -9,11 +8,12 @@ from keras_efficientnet.weights.schemes import (
     timm,
     torchvision,
 )
+from keras_efficientnet.weights.weight_file import Tensor, WeightFile
 
 
 def translate(
     path: str, container: str, tensors: dict[str, Tensor], layers: list[dict] | None = None
-) -> Checkpoint:
+) -> WeightFile:
     """Recognises a file's naming convention by the name of its first kernel.
 
     Args:
@@ -45,7 +45,7 @@ def translate(
             f"{path!r} ({container}: {sample}) is not an EfficientNet's; accepted are the names of "
             "Keras, of Google's checkpoints, of EfficientNet-PyTorch, of timm and of torchvision."
         )
-    return Checkpoint(
+    return WeightFile(
         path,
         f"{container}, {scheme.LABEL}",
         translation.tensors,

@@ -6,8 +6,8 @@ were converted from Google's.
 
 import re
 
-from keras_efficientnet.weights.checkpoint import Origin, Tensor, Translation
 from keras_efficientnet.weights.schemes import torch_names
+from keras_efficientnet.weights.weight_file import Origin, Tensor, Translation
 
 ANCHOR = "_conv_stem.weight"
 LABEL = "EfficientNet-PyTorch's names"

@@ -4,8 +4,8 @@ import re
 from typing import Any
 
 from keras_efficientnet.spec import IMAGENET_MEAN, IMAGENET_STD, RGB, Padding
-from keras_efficientnet.weights.checkpoint import Origin, Tensor, Translation
 from keras_efficientnet.weights.structure import canonical_name
+from keras_efficientnet.weights.weight_file import Origin, Tensor, Translation
 
 ANCHOR = "stem_conv/kernel"
 LABEL = "Keras layer names"

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.weights.checkpoint import Origin, Tensor, Translation
+from keras_efficientnet.weights.weight_file import Origin, Tensor, Translation
 
 LABEL = "Google's variable names"
 

@@ -8,8 +8,8 @@ import re
 
 from keras_efficientnet.scaling import letters
 from keras_efficientnet.spec import Padding
-from keras_efficientnet.weights.checkpoint import Origin, Tensor, Translation
 from keras_efficientnet.weights.schemes import torch_names
+from keras_efficientnet.weights.weight_file import Origin, Tensor, Translation
 
 ANCHOR = "conv_stem.weight"
 LABEL = "timm's names"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from keras_efficientnet.weights.checkpoint import Tensor
+from keras_efficientnet.weights.weight_file import Tensor
 
 _BATCH_NORM = {
     "weight": "gamma",

@@ -7,8 +7,8 @@ TensorFlow's in B5-B7 and in V2.
 import re
 
 from keras_efficientnet.scaling import letters
-from keras_efficientnet.weights.checkpoint import Origin, Tensor, Translation
 from keras_efficientnet.weights.schemes import torch_names
+from keras_efficientnet.weights.weight_file import Origin, Tensor, Translation
 
 ANCHOR = "features.0.0.weight"
 LABEL = "torchvision's names"

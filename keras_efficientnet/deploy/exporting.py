@@ -16,22 +16,28 @@ import numpy as np
 from tqdm import tqdm
 
 from keras_efficientnet.data import pipeline, sources
-from keras_efficientnet.data.dataset import DataSet
-from keras_efficientnet.deploy import card
+from keras_efficientnet.data.dataset import Dataset
+from keras_efficientnet.deploy import model_card
+from keras_efficientnet.deploy.exportable import (
+    DescriptionLike,
+    ExportableModel,
+    Model,
+    normalizes,
+    open_exportable,
+)
+from keras_efficientnet.deploy.int8_search import Int8Options
 from keras_efficientnet.deploy.litert import (
     CALIBRATED,
     QUANTIZATIONS,
     Quantization,
     export_tflite,
 )
-from keras_efficientnet.deploy.metadata import ModelInfo
-from keras_efficientnet.deploy.network import Info, Model, Network, normalizes, open_network
 from keras_efficientnet.deploy.onnx import check_onnx, export_onnx
-from keras_efficientnet.deploy.quantization import Int8Options
 from keras_efficientnet.deploy.saved_model import export_saved_model, save_keras
-from keras_efficientnet.deploy.verify import verify
+from keras_efficientnet.deploy.verification import verify
+from keras_efficientnet.description import ModelDescription
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.files import size_in_bytes, written_whole
+from keras_efficientnet.files import atomic_write, size_in_bytes
 
 Format = Literal["keras", "saved_model", "tflite", "onnx"]
 FORMATS: tuple[Format, ...] = ("keras", "saved_model", "tflite", "onnx")
@@ -82,9 +88,9 @@ def export(
     directory: str | os.PathLike,
     formats: Format | Sequence[Format] = "tflite",
     quantize: Quantization | Sequence[Quantization] = "float32",
-    calibration: DataSet | Callable[[], DataSet] | str | Calibration | np.ndarray | None = None,
+    calibration: Dataset | Callable[[], Dataset] | str | Calibration | np.ndarray | None = None,
     *,
-    info: Info = None,
+    description: DescriptionLike = None,
     dynamic_batch: bool = False,
     int8: Int8Options | None = None,
     overwrite: bool = False,
@@ -108,8 +114,8 @@ def export(
             of as many classes that has no class names takes the data's, and its crop. Or
             prepared images `[count, size, size, channels]` in 0-255, of which a fifth is held
             out. Without it, random pixels compare the files.
-        info: a description of the model, with its class names, or single fields of one, as in
-            `{"class_names": names}`. What it leaves open is taken from the file or the model.
+        description: a description of the model, with its class names, or single fields of one,
+            as in `{"class_names": names}`. What it leaves open is taken from the file or the model.
         dynamic_batch: let .tflite and .onnx files take any number of images, not one.
         int8: what is asked of an int8 file: how well it must agree with the model, and
             whether to fine-tune for it; `Int8Options()` if None.
@@ -136,7 +142,7 @@ def export(
     artifacts = _artifacts(formats, kinds)
     calibrated = [kind for kind in kinds if kind in CALIBRATED]
     _check_request(directory, artifacts, calibrated, calibration, overwrite)
-    network = open_network(model, info)
+    network = open_exportable(model, description)
     if network.model is None and formats != ("tflite",):
         raise InputError(
             "A SavedModel can be exported as tflite only; export the .keras file that it was made "
@@ -150,16 +156,20 @@ def export(
         calibration = sources.load(calibration)
     elif callable(calibration):
         calibration = calibration()
-    if isinstance(calibration, DataSet):
-        network = _named(network, calibration, info)
+    if isinstance(calibration, Dataset):
+        network = _named(network, calibration, description)
     images, notes = _images(calibration, network, bool(calibrated), limit)
     for warning in notes["warnings"]:
         print(f"Warning: {warning}", file=sys.stderr)
     write = _write if keras.backend.backend() == "tensorflow" else _write_in_tensorflow
     report = write(network, directory, artifacts, images, dynamic_batch, int8, overwrite)
-    report |= {**notes, "preprocessing": network.info.preprocessing, "output": str(directory)}
+    report |= {
+        **notes,
+        "preprocessing": network.description.preprocessing,
+        "output": str(directory),
+    }
     if report["files"]:
-        card.update(directory / card.FILE_NAME, network, report)
+        model_card.update(directory / model_card.FILE_NAME, network, report)
     if report["failed"]:
         raise ExportError(report)
     return report
@@ -206,19 +216,26 @@ def _check_request(
             )
 
 
-def _named(network: Network, data: DataSet, info: Info) -> Network:
+def _named(
+    network: ExportableModel, data: Dataset, description: DescriptionLike
+) -> ExportableModel:
     """Gives a classifier without class names those of the data, and the crop they go with."""
-    if isinstance(info, ModelInfo) or network.output_shape != (len(data.class_names),):
+    if isinstance(description, ModelDescription) or network.output_shape != (
+        len(data.class_names),
+    ):
         return network
-    told = info or {}
-    if network.info.class_names and "class_names" not in told:
+    told = description or {}
+    if network.description.class_names and "class_names" not in told:
         return network
     fields = {"class_names": data.class_names, "crop_fraction": data.crop_fraction}
-    return open_network(network, {**fields, **told})
+    return open_exportable(network, {**fields, **told})
 
 
 def _images(
-    calibration: Any, network: Network, must_calibrate: bool, limit: int = CALIBRATION_IMAGES
+    calibration: Any,
+    network: ExportableModel,
+    must_calibrate: bool,
+    limit: int = CALIBRATION_IMAGES,
 ) -> tuple[Calibration, dict[str, Any]]:
     """Returns prepared images, and what a report says of them."""
     notes: dict[str, Any] = {"compared_on": "held-out images", "skipped": [], "warnings": []}
@@ -230,7 +247,7 @@ def _images(
         notes["compared_on"] = "images of random pixels"
     elif isinstance(calibration, Calibration):
         found = calibration
-    elif isinstance(calibration, DataSet):
+    elif isinstance(calibration, Dataset):
         found, classes = _from_data(calibration, network, limit)
         notes["skipped"] = [{"file": file, "reason": why} for file, why in calibration.skipped]
     else:
@@ -240,30 +257,32 @@ def _images(
     _check_shapes(found, network)
     if must_calibrate:
         notes["warnings"] += _doubts(found.images, classes, network)
-    if network.model and network.info.takes_raw_pixels and not normalizes(network.model):
+    if network.model and network.description.takes_raw_pixels and not normalizes(network.model):
         notes["warnings"].append(
-            f"{network.info.title} does not normalize its images, so the files say that it takes "
-            "raw pixels in 0-255; if it takes others, say which (ModelInfo's pixel_mean and "
-            "pixel_std)."
+            f"{network.description.title} does not normalize its images, so the files say that it "
+            "takes raw pixels in 0-255; if it takes others, say which (ModelDescription's "
+            "pixel_mean and pixel_std)."
         )
     return found, notes
 
 
-def _from_data(data: DataSet, network: Network, limit: int) -> tuple[Calibration, np.ndarray]:
+def _from_data(
+    data: Dataset, network: ExportableModel, limit: int
+) -> tuple[Calibration, np.ndarray]:
     """Prepares images of a data set, and returns the classes of those that calibrate."""
-    info = network.info
+    description = network.description
     if network.shape[2] != 3:
         raise InputError(
-            f"{info.title} takes images of {network.shape[2]} channels, and data sets have three; "
-            "calibrate it with an array of prepared images."
+            f"{description.title} takes images of {network.shape[2]} channels, and data sets have "
+            "three; calibrate it with an array of prepared images."
         )
     images, classes = pipeline.evaluation_arrays(
-        data.train, info.image_size, info.crop_fraction, limit
+        data.train, description.image_size, description.crop_fraction, limit
     )
     held_out, labels = pipeline.evaluation_arrays(
-        data.test, info.image_size, info.crop_fraction, CHECK_IMAGES
+        data.test, description.image_size, description.crop_fraction, CHECK_IMAGES
     )
-    known = info.class_names
+    known = description.class_names
     if known and set(data.class_names) <= set(known):
         labels = np.array([known.index(name) for name in data.class_names])[labels]
     elif known or network.output_shape != (len(data.class_names),):
@@ -279,7 +298,7 @@ def _from_array(images: np.ndarray) -> Calibration:
     return Calibration(images[~held_out], images[held_out])
 
 
-def _check_shapes(images: Calibration, network: Network) -> None:
+def _check_shapes(images: Calibration, network: ExportableModel) -> None:
     for pixels in (images.images, images.held_out):
         if pixels.shape[1:] != network.shape:
             raise InputError(
@@ -293,7 +312,7 @@ def _check_shapes(images: Calibration, network: Network) -> None:
         raise InputError("There are no images to calibrate with or to compare files on.")
 
 
-def _doubts(images: np.ndarray, classes: np.ndarray | None, network: Network) -> list[str]:
+def _doubts(images: np.ndarray, classes: np.ndarray | None, network: ExportableModel) -> list[str]:
     """Says why ranges that are taken from these images may be wrong."""
     doubts = []
     if len(images) < FEW_IMAGES:
@@ -311,7 +330,7 @@ def _doubts(images: np.ndarray, classes: np.ndarray | None, network: Network) ->
 
 
 def _write(
-    network: Network,
+    network: ExportableModel,
     directory: Path,
     artifacts: Mapping[str, str],
     images: Calibration,
@@ -322,15 +341,15 @@ def _write(
     """Writes and checks the files one by one."""
     expected = network.scores(images.held_out)
     if not np.isfinite(expected).all():
-        raise InputError(f"{network.info.title} gives outputs that are no numbers.")
-    inputs = network.info.network_input(images.held_out)
+        raise InputError(f"{network.description.title} gives outputs that are no numbers.")
+    inputs = network.description.network_input(images.held_out)
     report: dict[str, Any] = {name: {} for name in ("files", "failed", "operators", "quantization")}
     report["images"] = len(inputs)
     if images.labels is not None:
         report["source_accuracy"] = float(np.mean(expected.argmax(1) == images.labels))
     for name, file in tqdm(artifacts.items(), "Exporting", unit="file", leave=False, disable=None):
         try:
-            with written_whole(directory / file, overwrite) as path:
+            with atomic_write(directory / file, overwrite) as path:
                 details = _write_one(network, name, path, images, dynamic_batch, int8)
                 checked = verify({name: path}, expected, inputs, images.labels)
                 _refuse_other_numbers(name, checked, expected)
@@ -349,7 +368,7 @@ def _write(
 
 
 def _write_one(
-    network: Network,
+    network: ExportableModel,
     name: str,
     path: Path,
     images: Calibration,
@@ -357,7 +376,7 @@ def _write_one(
     int8: Int8Options,
 ) -> dict[str, Any]:
     if name == "keras":
-        save_keras(network.model, path, network.info)
+        save_keras(network.model, path, network.description)
     elif name == "saved_model":
         export_saved_model(network, path)
     elif name == "onnx":
@@ -386,7 +405,7 @@ def _refuse_other_numbers(name: str, checked: dict[str, Any], expected: np.ndarr
 
 
 def _write_in_tensorflow(
-    network: Network,
+    network: ExportableModel,
     directory: Path,
     artifacts: Mapping[str, str],
     images: Calibration,
@@ -398,7 +417,7 @@ def _write_in_tensorflow(
     if network.model is None:  # a SavedModel, which is TensorFlow's own
         return _write(network, directory, artifacts, images, dynamic_batch, int8, overwrite)
     with tempfile.TemporaryDirectory() as folder:
-        save_keras(network.model, Path(folder, "model.keras"), network.info)
+        save_keras(network.model, Path(folder, "model.keras"), network.description)
         arrays: dict[str, Any] = {
             name: array for name, array in vars(images).items() if array is not None
         }
@@ -436,7 +455,7 @@ def _main(folder: str) -> None:
         Path(request["directory"]),
         Int8Options(**request["int8"]),
     )
-    network = open_network(Path(folder, "model.keras"))
+    network = open_exportable(Path(folder, "model.keras"))
     with np.load(Path(folder, "images.npz")) as arrays:
         images = Calibration(**arrays)
     try:

@@ -1,7 +1,7 @@
 """What a weight file holds, said in this package's names and array layouts.
 
 Readers (one for each container) give tensors under the file's own names; schemes (one
-for each naming convention) translate those into a `Checkpoint`. Nothing is read from
+for each naming convention) translate those into a `WeightFile`. Nothing is read from
 disk until `Tensor.read` is called, so that shapes can be checked first.
 """
 
@@ -61,7 +61,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Translation:
-    """What a naming scheme makes of a file's tensors; the fields are those of `Checkpoint`."""
+    """What a naming scheme makes of a file's tensors; the fields are those of `WeightFile`."""
 
     tensors: dict[str, Tensor]
     unknown: list[str]
@@ -69,7 +69,7 @@ class Translation:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class WeightFile:
     """A weight file, understood.
 
     Attributes:
@@ -87,7 +87,7 @@ class Checkpoint:
     unknown: tuple[str, ...] = ()
     origin: Origin = field(default_factory=Origin)
 
-    def with_block_names(self, block_names: Sequence[str]) -> "Checkpoint":
+    def with_block_names(self, block_names: Sequence[str]) -> "WeightFile":
         """Names the blocks of a file that only numbers them."""
 
         def named(name: str) -> str:

@@ -158,7 +158,7 @@ class Graph:
             self._graph.operators.insert(at, operator)
             sigmoid.inputs = [unscaled]
 
-    def end_in_logits(self) -> None:
+    def strip_softmax(self) -> None:
         """Takes a softmax at the end away."""
         (output,) = self._graph.outputs
         last = self._producer(output)

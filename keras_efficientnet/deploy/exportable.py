@@ -13,32 +13,32 @@ import numpy as np
 
 from keras_efficientnet import layers, scaling
 from keras_efficientnet.data.images import PHOTO_CROP_FRACTION
-from keras_efficientnet.deploy.metadata import ModelInfo, read_info
 from keras_efficientnet.deploy.runtime import BATCH_SIZE, check_saved_model
+from keras_efficientnet.description import ModelDescription, read_description
 from keras_efficientnet.errors import InputError, reason
 from keras_efficientnet.model import pixel_statistics
 from keras_efficientnet.spec import VariantSpec
 
 Model = Any
-"""A Keras model, the path of a .keras file or of a SavedModel folder, or a `Network`."""
-Info = ModelInfo | Mapping[str, Any] | None
+"""A Keras model, the path of a .keras file or of a SavedModel folder, or a `ExportableModel`."""
+DescriptionLike = ModelDescription | Mapping[str, Any] | None
 """A description, or single fields of one for what the model and its file leave open or say
 wrong."""
 
 
 @dataclass(frozen=True)
-class Network:
+class ExportableModel:
     """One image in, one tensor out, computed in float32.
 
     Attributes:
-        info: its description.
+        description: its description.
         shape: of one image, `(height, width, channels)`.
         output_shape: of what one image gives; `(classes,)` of a classifier.
         call: from a float32 tensor `[batch, *shape]` to a float32 tensor.
         model: the Keras model, or None for a SavedModel.
     """
 
-    info: ModelInfo
+    description: ModelDescription
     shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     call: Callable[[Any], Any]
@@ -73,13 +73,13 @@ class Network:
         import tensorflow as tf
 
         run = self.function.get_concrete_function(tf.TensorSpec((None, *self.shape)))
-        inputs = self.info.network_input(pixels)
+        inputs = self.description.network_input(pixels)
         starts = range(0, len(inputs), BATCH_SIZE)
         batches = [inputs[start : start + BATCH_SIZE].astype(np.float32) for start in starts]
         return np.concatenate([run(tf.constant(batch)).numpy() for batch in batches])
 
 
-def open_network(model: Model, info: Info = None) -> Network:
+def open_exportable(model: Model, description: DescriptionLike = None) -> ExportableModel:
     """Makes any model ready for export.
 
     A model that computes in half precision is rebuilt to compute in float32 with the same
@@ -87,30 +87,38 @@ def open_network(model: Model, info: Info = None) -> Network:
 
     Args:
         model: see `Model`.
-        info: see `Info`. Without it, the description is the file's own where that has one,
-            and else what the model shows: its name and size, without class names.
+        description: see `DescriptionLike`. Without it, the file's own description is used where
+            there is one, else what the model shows: its name and size, without class names.
 
     Raises:
         InputError: if it cannot be exported; the message says why.
     """
-    if isinstance(model, Network):
-        known, fields = _parts(info, model.info)
-        return _checked(dataclasses.replace(model, info=known.replaced(fields))) if info else model
+    if isinstance(model, ExportableModel):
+        known, fields = _parts(description, model.description)
+        return (
+            _checked(dataclasses.replace(model, description=known.replaced(fields)))
+            if description
+            else model
+        )
     if not isinstance(model, str | os.PathLike):
-        return _from_keras(model, info, None)
+        return _from_keras(model, description, None)
     path = Path(model)
     if not path.exists():
         raise InputError(f"Model {str(path)!r} does not exist.")
     if path.is_dir() and (path / "saved_model.pb").is_file():
-        return _from_saved_model(path, info, read_info(path))
+        return _from_saved_model(path, description, read_description(path))
     if path.suffix == ".keras":
-        return _from_keras(_load_keras(path), info, read_info(path))
+        return _from_keras(_load_keras(path), description, read_description(path))
     raise InputError(f"{str(path)!r} cannot be exported; a .keras file or a SavedModel folder can.")
 
 
-def _parts(info: Info, known: Any) -> tuple[Any, Mapping[str, Any]]:
+def _parts(description: DescriptionLike, known: Any) -> tuple[Any, Mapping[str, Any]]:
     """Returns the description to begin with, if there is one, and the fields to replace."""
-    return (info, {}) if isinstance(info, ModelInfo) else (known, info or {})
+    return (
+        (description, {})
+        if isinstance(description, ModelDescription)
+        else (known, description or {})
+    )
 
 
 def _load_keras(path: Path) -> keras.Model:
@@ -121,23 +129,25 @@ def _load_keras(path: Path) -> keras.Model:
         raise InputError(f"Cannot load model {str(path)!r}: {reason(error)}.") from error
 
 
-def described(model: keras.Model, info: Info = None, known: ModelInfo | None = None) -> ModelInfo:
+def described(
+    model: keras.Model, description: DescriptionLike = None, known: ModelDescription | None = None
+) -> ModelDescription:
     """Returns the description of a Keras model, with all that the model can tell.
 
     Args:
         model: of images.
-        info: see `Info`.
+        description: see `DescriptionLike`.
         known: what the model's file says of itself.
 
     Raises:
         InputError: if nothing says how large the images are.
     """
     height, _, channels = model.input_shape[1:]
-    known, fields = _parts(info, known)
+    known, fields = _parts(description, known)
     if known is None:
         variant = _variant(model.name)
         name = variant.name if variant else model.name
-        known = ModelInfo(name, (), _size(model.name, height, fields), PHOTO_CROP_FRACTION)
+        known = ModelDescription(name, (), _size(model.name, height, fields), PHOTO_CROP_FRACTION)
     found = known.replaced(fields)
     if found.pixel_mean is None:
         variant = None if normalizes(model) else _variant(found.variant)
@@ -176,7 +186,9 @@ def _size(name: str, given: int | None, fields: Mapping[str, Any]) -> int:
     return size
 
 
-def _from_keras(model: Any, info: Info, known: ModelInfo | None) -> Network:
+def _from_keras(
+    model: Any, description: DescriptionLike, known: ModelDescription | None
+) -> ExportableModel:
     name = getattr(model, "name", type(model).__name__)
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
     if not inputs or not outputs:
@@ -191,7 +203,7 @@ def _from_keras(model: Any, info: Info, known: ModelInfo | None) -> Network:
             "image_data_format 'channels_first' cannot be exported; call "
             "keras.config.set_image_data_format('channels_last') and build the model again."
         )
-    found = described(model, info, known)
+    found = described(model, description, known)
     shape = _fixed_shape(name, tuple(inputs[0].shape[1:]), found.image_size)
     model = _in_float32(model)
 
@@ -199,10 +211,12 @@ def _from_keras(model: Any, info: Info, known: ModelInfo | None) -> Network:
         return model(images, training=False)
 
     output_shape = tuple(model.compute_output_shape((1, *shape))[1:])
-    return _checked(Network(found, shape, output_shape, call, model))
+    return _checked(ExportableModel(found, shape, output_shape, call, model))
 
 
-def _from_saved_model(path: Path, info: Info, known: ModelInfo | None) -> Network:
+def _from_saved_model(
+    path: Path, description: DescriptionLike, known: ModelDescription | None
+) -> ExportableModel:
     import tensorflow as tf
 
     name = str(path)
@@ -220,10 +234,10 @@ def _from_saved_model(path: Path, info: Info, known: ModelInfo | None) -> Networ
     (target,) = outputs
     given: tuple[int | None, ...] = tuple(spec.shape)[1:] if spec.shape.rank else ()
     _check_images(name, given)
-    known, fields = _parts(info, known)
+    known, fields = _parts(description, known)
     if known is None:
         size = _size(name, next(iter(given)), fields)
-        known = ModelInfo("unknown", (), size, PHOTO_CROP_FRACTION, (0.0,), (1.0,))
+        known = ModelDescription("unknown", (), size, PHOTO_CROP_FRACTION, (0.0,), (1.0,))
     found = known.replaced(fields)
     shape = _fixed_shape(name, given, found.image_size)
 
@@ -232,7 +246,7 @@ def _from_saved_model(path: Path, info: Info, known: ModelInfo | None) -> Networ
         return signature(**{source: tf.cast(images, spec.dtype)})[target]
 
     traced = tf.function(call, autograph=False).get_concrete_function(tf.TensorSpec((1, *shape)))
-    return _checked(Network(found, shape, tuple(traced.output_shapes[1:]), call))
+    return _checked(ExportableModel(found, shape, tuple(traced.output_shapes[1:]), call))
 
 
 def _check_single(name: str, inputs: int, outputs: int) -> None:
@@ -261,8 +275,8 @@ def _fixed_shape(name: str, given: tuple[int | None, ...], size: int) -> tuple[i
     return (*shape, given[2] or 0)
 
 
-def _checked(network: Network) -> Network:
-    names = network.info.class_names
+def _checked(network: ExportableModel) -> ExportableModel:
+    names = network.description.class_names
     if names and network.output_shape != (len(names),):
         raise InputError(
             f"{len(names)} class names do not fit a model that gives {network.output_shape} for "

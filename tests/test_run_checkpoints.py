@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from keras_efficientnet import InputError
-from keras_efficientnet.training import checkpoint
+from keras_efficientnet.training import run_checkpoints
 
 TENSORS = {
     "scalar": np.array(3, np.int64),
@@ -15,13 +15,13 @@ TENSORS = {
 def write(folder, *steps):
     def save(step):
         tensors = {**TENSORS, "step": np.array(step)}
-        return checkpoint.save(folder, step, tensors, {"step": step})
+        return run_checkpoints.save(folder, step, tensors, {"step": step})
 
     return [save(step) for step in steps][-1]
 
 
 def assert_newest(folder, step):
-    found = checkpoint.load_newest(folder)
+    found = run_checkpoints.load_newest(folder)
     assert found
     tensors, state = found
     assert state == {"step": step}
@@ -32,11 +32,11 @@ def assert_newest(folder, step):
 
 
 def test_the_newest_is_read_and_two_are_kept(tmp_path):
-    assert checkpoint.newest_step(tmp_path / "none") == -1
-    assert checkpoint.load_newest(tmp_path / "none") is None
+    assert run_checkpoints.newest_step(tmp_path / "none") == -1
+    assert run_checkpoints.load_newest(tmp_path / "none") is None
     write(tmp_path, 9, 10, 100)
     assert_newest(tmp_path, 100)
-    assert checkpoint.newest_step(tmp_path) == 100
+    assert run_checkpoints.newest_step(tmp_path) == 100
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "step-000000010.safetensors",
         "step-000000100.safetensors",
@@ -58,7 +58,7 @@ def test_any_changed_byte_is_noticed(tmp_path):
         changed[place] ^= 0x40
         path.write_bytes(changed)
         # A change that leaves the file meaning the same would be no damage.
-        found = checkpoint.load_newest(tmp_path)
+        found = run_checkpoints.load_newest(tmp_path)
         assert found
         assert found[1] == {"step": 1}, place
 
@@ -80,17 +80,17 @@ def test_a_failed_write_leaves_the_earlier_ones(tmp_path):
 
 
 def test_variables_come_back_and_must_be_the_same():
-    variables = checkpoint.variables_of(
+    variables = run_checkpoints.variables_of(
         a=[keras.Variable([1.0, 2.0]), keras.Variable(3)],
         b=[keras.Variable([[True]], dtype="bool")],
     )
     tensors = {name: value.numpy() for name, value in variables.items()}
     for variable in variables.values():
         variable.assign(keras.ops.zeros_like(variable))
-    checkpoint.restore(variables, tensors)
+    run_checkpoints.restore(variables, tensors)
     for name, value in tensors.items():
         np.testing.assert_array_equal(variables[name].numpy(), value)
     with pytest.raises(InputError, match="'a/00001' differs"):
-        checkpoint.restore(variables, {**tensors, "a/00001": np.zeros(5)})
+        run_checkpoints.restore(variables, {**tensors, "a/00001": np.zeros(5)})
     with pytest.raises(InputError, match="'c/00000' differs"):
-        checkpoint.restore(variables, {**tensors, "c/00000": np.zeros(5)})
+        run_checkpoints.restore(variables, {**tensors, "c/00000": np.zeros(5)})

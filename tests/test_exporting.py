@@ -11,9 +11,10 @@ from image_helpers import real_photos, write_classes
 import keras_efficientnet as ke
 from keras_efficientnet import InputError, deploy
 from keras_efficientnet.data import sources
-from keras_efficientnet.deploy import quantization
-from keras_efficientnet.deploy.export import FEW_IMAGES
-from keras_efficientnet.deploy.network import open_network
+from keras_efficientnet.deploy import int8_search
+from keras_efficientnet.deploy.exportable import open_exportable
+from keras_efficientnet.deploy.exporting import FEW_IMAGES
+from keras_efficientnet.description import read_description
 
 NAMES = ("chat", "犬", "лиса")
 SIZE = 64
@@ -27,7 +28,7 @@ def photos():
 @pytest.fixture(scope="module")
 def network(small, tell_apart, photos):
     model = ke.EfficientNet(small, classes=3, input_shape=(SIZE, SIZE, 3))
-    return open_network(tell_apart(model, photos), {"class_names": NAMES})
+    return open_exportable(tell_apart(model, photos), {"class_names": NAMES})
 
 
 # Random weights want nothing else of an int8 file than that it is there.
@@ -36,7 +37,7 @@ ANYTHING = deploy.Int8Options(min_agreement=0)
 
 def labelled(photos, labels, names=NAMES, skipped=()):
     examples = sources.ArrayExamples(photos, np.asarray(labels))
-    return sources.DataSet(
+    return sources.Dataset(
         "photos", "photos", names, examples, examples, 1.0, False, skipped=skipped
     )
 
@@ -44,9 +45,9 @@ def labelled(photos, labels, names=NAMES, skipped=()):
 def test_a_model_without_class_names_takes_those_of_the_data(network, photos, tmp_path):
     data = labelled(photos, [0] * len(photos), ("a", "b", "c"))
 
-    def described(name, model, info=None, data=data):
-        ke.export(model, tmp_path / name, calibration=data, info=info)
-        found = deploy.read_info(tmp_path / name / "model_float32.tflite")
+    def described(name, model, description=None, data=data):
+        ke.export(model, tmp_path / name, calibration=data, description=description)
+        found = read_description(tmp_path / name / "model_float32.tflite")
         assert found
         return found.class_names, found.crop_fraction
 
@@ -95,7 +96,7 @@ def test_every_file_is_checked_and_put_in_place(network, photos, tmp_path):
     assert report["preprocessing"] == "inside the graph"
     assert json.loads(json.dumps(report)) == report
     for file in files:
-        assert deploy.read_info(tmp_path / file) == network.info
+        assert read_description(tmp_path / file) == network.description
     card = (tmp_path / "model_card.md").read_text(encoding="utf-8")
     assert all(f"| `{file}` |" in card for file in files)
 
@@ -103,12 +104,16 @@ def test_every_file_is_checked_and_put_in_place(network, photos, tmp_path):
 def test_a_file_is_exported_again(model_files, tmp_path):
     for source in ("keras", "saved_model"):
         output = tmp_path / source
-        report = ke.export(model_files[source], output, quantize="float16", info={"author": "me"})
+        report = ke.export(
+            model_files[source], output, quantize="float16", description={"author": "me"}
+        )
         assert report["max_abs_difference"]["tflite_float16"] < 2e-2
         assert report["compared_on"] == "images of random pixels"
         assert "test_accuracy" not in report
-        info = deploy.read_info(output / "model_float16.tflite")
-        assert info == dataclasses.replace(deploy.read_info(model_files[source]), author="me")
+        description = read_description(output / "model_float16.tflite")
+        assert description == dataclasses.replace(
+            read_description(model_files[source]), author="me"
+        )
 
 
 def test_options_are_refused_before_the_model_is_looked_at(tmp_path, photos, model_files):
@@ -135,7 +140,7 @@ def test_options_are_refused_before_the_model_is_looked_at(tmp_path, photos, mod
 def test_an_int8_file_that_does_not_hold_costs_no_other_file(
     network, photos, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(quantization, "CHECK_IMAGES", 8)
+    monkeypatch.setattr(int8_search, "CHECK_IMAGES", 8)
     head = network.model.get_layer("predictions")
     before = head.get_weights()
     try:
@@ -276,7 +281,7 @@ def test_arrays_that_do_not_fit_say_what_to_do(network, small, photos, tmp_path)
 
 
 def test_an_array_is_parted_into_images_that_calibrate_and_that_compare(network, photos, tmp_path):
-    from keras_efficientnet.deploy.export import _images
+    from keras_efficientnet.deploy.exporting import _images
 
     images, notes = _images(photos, network, True)
     assert (len(images.images), len(images.held_out), notes["warnings"]) == (32, 8, [])
@@ -296,7 +301,7 @@ def test_a_network_that_normalizes_nowhere_is_warned_of(tmp_path):
     report = ke.export(model, tmp_path)
     assert "mine does not normalize its images" in report["warnings"][0]
     report = ke.export(
-        model, tmp_path, overwrite=True, info={"pixel_mean": [128], "pixel_std": [128]}
+        model, tmp_path, overwrite=True, description={"pixel_mean": [128], "pixel_std": [128]}
     )
     assert report["warnings"] == []
     assert report["preprocessing"] == "outside the graph: (pixels - [128]) / [128]"
@@ -308,10 +313,10 @@ import keras, numpy as np
 import keras_efficientnet as ke
 assert keras.backend.backend() == "jax"
 model = keras.saving.load_model(sys.argv[1])
-info = ke.deploy.read_info(sys.argv[1])
+description = ke.read_description(sys.argv[1])
 images = np.load(sys.argv[3])
 report = ke.export(
-    model, sys.argv[2], ("saved_model", "tflite"), "int8", images, info=info,
+    model, sys.argv[2], ("saved_model", "tflite"), "int8", images, description=description,
     int8=ke.deploy.Int8Options(min_agreement=0),
 )
 print(json.dumps(report))
@@ -330,5 +335,5 @@ def test_a_model_on_jax_is_exported_through_tensorflow(model_files, photos, run_
         "model_int8.tflite",
         "saved_model",
     ]
-    info = deploy.read_info(tmp_path / "out" / "model_int8.tflite")
-    assert info == deploy.read_info(model_files["keras"])
+    description = read_description(tmp_path / "out" / "model_int8.tflite")
+    assert description == read_description(model_files["keras"])

@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_efficientnet.data import pipeline
-from keras_efficientnet.data.dataset import DataSet
+from keras_efficientnet.data.dataset import Dataset
 from keras_efficientnet.errors import InputError, reason
-from keras_efficientnet.training import checkpoint, distribution
+from keras_efficientnet.training import distribution, run_checkpoints
 from keras_efficientnet.training.averaging import WeightAverage, sync
 from keras_efficientnet.training.freezing import CLASSIFIER, learn_from
 from keras_efficientnet.training.progress import ProgressBar, StopOnNaN
@@ -25,7 +25,7 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
 @dataclass(frozen=True)
-class Execution:
+class RunConfig:
     """How a run uses the machine, apart from what it computes.
 
     Attributes:
@@ -69,14 +69,14 @@ class Execution:
 
 def fit(
     model: keras.Model,
-    data: DataSet,
+    data: Dataset,
     recipe: Recipe,
     *,
     image_size: int,
     seed: int = 0,
     held_out: tuple[np.ndarray, np.ndarray] | None = None,
     fresh_from: str = CLASSIFIER,
-    execution: Execution | None = None,
+    run_config: RunConfig | None = None,
     folder: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Trains a classifier by a recipe, stage by stage, with a progress bar.
@@ -92,7 +92,7 @@ def fit(
         seed: of the order of the images and of their augmentation.
         held_out: prepared images and class indices, evaluated after each epoch.
         fresh_from: first layer without pretrained weights, for fine-tuning.
-        execution: how the machine is used; `Execution()` if None.
+        run_config: how the machine is used; `RunConfig()` if None.
         folder: where checkpoints are kept; what is there is resumed. None for none, and in
             all but the first process of several hosts.
 
@@ -112,7 +112,7 @@ def fit(
         seed,
         held_out,
         fresh_from,
-        execution or Execution(),
+        run_config or RunConfig(),
         folder,
     )
     try:
@@ -142,13 +142,13 @@ class _Run:
     """One run: what `fit` was given, and how far it has come."""
 
     def __init__(
-        self, model, data, recipe, image_size, seed, held_out, fresh_from, execution, folder
+        self, model, data, recipe, image_size, seed, held_out, fresh_from, run_config, folder
     ):
         self.model, self.data, self.recipe = model, data, recipe
         self.seed, self.fresh_from = seed, fresh_from
         self.held_out = held_out and distribution.share_of_held_out(*held_out)
-        self.execution, self.folder = execution, folder
-        accumulation = execution.accumulation
+        self.run_config, self.folder = run_config, folder
+        accumulation = run_config.accumulation
         self.batch_size, rest = divmod(recipe.batch_size, accumulation)
         if rest:
             raise InputError(
@@ -162,17 +162,17 @@ class _Run:
                 "devices; change --batch-size."
             )
         steps = len(data.train) // recipe.batch_size * accumulation
-        self.steps_per_epoch = steps // execution.steps_per_execution
-        self.steps_per_epoch *= execution.steps_per_execution
+        self.steps_per_epoch = steps // run_config.steps_per_execution
+        self.steps_per_epoch *= run_config.steps_per_execution
         if not self.steps_per_epoch:
             raise InputError(
                 f"{len(data.train)} training images do not fill "
-                f"{execution.steps_per_execution} batches of {recipe.batch_size}."
+                f"{run_config.steps_per_execution} batches of {recipe.batch_size}."
             )
         self.history: list[dict[str, Any]] = []
         self.sums: dict[str, np.ndarray] = {}
         self.steps_done = self.epochs_entered = 0
-        newest = checkpoint.load_newest(folder) if folder else None
+        newest = run_checkpoints.load_newest(folder) if folder else None
         self.saved = distribution.from_first(newest)
         if self.saved:
             self.steps_done, self.history = self.saved[1]["step"], self.saved[1]["history"]
@@ -219,10 +219,10 @@ class _Run:
         if stage.base_learning_rate is not None:
             recipe.compile(
                 model,
-                self.steps_per_epoch // self.execution.accumulation,
+                self.steps_per_epoch // self.run_config.accumulation,
                 stage,
-                accumulation=self.execution.accumulation,
-                steps_per_execution=self.execution.steps_per_execution,
+                accumulation=self.run_config.accumulation,
+                steps_per_execution=self.run_config.steps_per_execution,
             )
             model.optimizer.build(model.trainable_variables)
         # Dropout's rate is a constant of the traced step.
@@ -246,9 +246,9 @@ class _Run:
         callbacks.append(_Record(self, stage))
         if self.folder:
             callbacks.append(_Checkpoint(self))
-            if self.execution.tensorboard:
+            if self.run_config.tensorboard:
                 callbacks.append(keras.callbacks.TensorBoard(str(self.folder / "tensorboard")))
-        weights = self.data.class_weights() if self.execution.class_weights else None
+        weights = self.data.class_weights() if self.run_config.class_weights else None
         self.model.fit(
             batches,
             initial_epoch=epoch,
@@ -265,7 +265,7 @@ class _Run:
     def variables(self) -> dict[str, Any]:
         """All that changes while a run goes, by name; the metrics of the epoch apart."""
         metrics = {id(variable) for variable in self.model.metrics_variables}
-        return checkpoint.variables_of(
+        return run_checkpoints.variables_of(
             model=[v for v in self.model.variables if id(v) not in metrics],
             optimizer=self.model.optimizer.variables,
             average=self.average.averages if self.average else [],
@@ -273,14 +273,14 @@ class _Run:
 
     def metrics(self) -> dict[str, Any]:
         """The metrics' sums over the epoch so far."""
-        return checkpoint.variables_of(metrics=self.model.metrics_variables)
+        return run_checkpoints.variables_of(metrics=self.model.metrics_variables)
 
     def save(self) -> None:
         """Writes a checkpoint."""
         assert self.folder
         sync(self.model)
         variables = {**self.variables(), **self.metrics()}
-        checkpoint.save(
+        run_checkpoints.save(
             self.folder,
             self.steps_done,
             {name: keras.ops.convert_to_numpy(value) for name, value in variables.items()},
@@ -304,7 +304,7 @@ class _Run:
         blank = np.zeros((count, size, size, self.model.input_shape[-1]), np.uint8)
         self.model.test_on_batch(blank, np.zeros(count, np.int64))
         self.model.test_function = None  # traced for a batch like no other
-        checkpoint.restore({**self.variables(), **self.metrics()}, tensors)
+        run_checkpoints.restore({**self.variables(), **self.metrics()}, tensors)
         self.sums = {name: tensors[name] for name in self.metrics()}
 
     def restore_metrics(self) -> None:
@@ -362,7 +362,7 @@ class _Checkpoint(keras.callbacks.Callback):
 
     def _save_if(self, at_all_events, logs):
         waited = time.monotonic() - self.last
-        if at_all_events or waited >= self.run.execution.checkpoint_seconds:
+        if at_all_events or waited >= self.run.run_config.checkpoint_seconds:
             if math.isfinite((logs or {}).get("loss", 0)):  # or the run is about to end
                 self.run.save()
             self.last = time.monotonic()

@@ -5,14 +5,14 @@ import os
 
 import pytest
 
-from keras_efficientnet.quiet import silenced
+from keras_efficientnet.native_logs import suppress_native_logs
 
 
 @pytest.mark.parametrize("name", ["absl", "tensorflow"])
 def test_nothing_is_said_inside_and_all_outside(name, caplog, capfd):
     logger = logging.getLogger(name)
     level = logger.level
-    with pytest.raises(ZeroDivisionError), silenced():
+    with pytest.raises(ZeroDivisionError), suppress_native_logs():
         logger.warning("inside")
         os.write(2, b"inside")
         raise ZeroDivisionError

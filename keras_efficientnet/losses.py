@@ -1,4 +1,4 @@
-"""The loss of every recipe."""
+"""The loss and the metric that tasks train by; both take class indices or distributions."""
 
 import keras
 from keras import ops

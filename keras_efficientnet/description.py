@@ -22,16 +22,19 @@ import numpy as np
 from keras_efficientnet import scaling
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.files import is_text
+from keras_efficientnet.task import SINGLE_LABEL, TASKS
 
 FILE_NAME = "keras_efficientnet.json"
 _ASSETS = "assets.extra"
 _TUPLES = ("class_names", "pixel_mean", "pixel_std")
+# Version 1 had no version and called the summary its description.
+VERSION = 2
 # The 21,000 names of the largest published set take less than a hundredth of it.
 MAX_BYTES = 2**26
 
 
 @dataclass(frozen=True)
-class ModelInfo:
+class ModelDescription:
     """What prediction needs to know besides the network, and what people want to know.
 
     Attributes:
@@ -44,11 +47,12 @@ class ModelInfo:
         pixel_std: what they are then divided by. A mean of 0 and a deviation of 1 say that
             the network takes raw pixels, because its graph has the preprocessing inside;
             None and None, that the network has yet to be asked (`network.described`).
-        description: a sentence for people.
+        summary: a sentence for people.
         author: who made the model.
         license: under which it may be used.
         data: what it was trained on, for the model card.
         recipe: how it was trained, for the model card; may have several lines.
+        task: what its outputs mean, see `task`.
     """
 
     variant: str
@@ -57,15 +61,16 @@ class ModelInfo:
     crop_fraction: float
     pixel_mean: tuple[float, ...] | None = None
     pixel_std: tuple[float, ...] | None = None
-    description: str = ""
+    summary: str = ""
     author: str = ""
     license: str = ""
     data: str = ""
     recipe: str = ""
+    task: str = SINGLE_LABEL.name
 
     def __post_init__(self):
         """Refuses values that a stranger's file could bring in."""
-        texts = (self.variant, self.description, self.author, self.license, self.data, self.recipe)
+        texts = (self.variant, self.summary, self.author, self.license, self.data, self.recipe)
         names = self.class_names
         if not (
             all(isinstance(text, str) for text in texts)
@@ -76,6 +81,7 @@ class ModelInfo:
             and 1 <= self.image_size <= 65_536
             and isinstance(self.crop_fraction, int | float)
             and 0 < self.crop_fraction <= 1
+            and self.task in TASKS
             and _are_pixels(self.pixel_mean, self.pixel_std)
         ):
             raise InputError("The model's description holds values that make no sense.")
@@ -120,7 +126,7 @@ class ModelInfo:
         """Returns the name of a class."""
         return self.class_names[index] if index < len(self.class_names) else f"class {index}"
 
-    def replaced(self, fields: Mapping[str, Any]) -> "ModelInfo":
+    def replaced(self, fields: Mapping[str, Any]) -> "ModelDescription":
         """Returns it with some fields replaced.
 
         Raises:
@@ -128,29 +134,38 @@ class ModelInfo:
         """
         known = [field.name for field in dataclasses.fields(self)]
         if unknown := sorted(set(fields) - set(known)):
-            raise InputError(f"info has no {unknown[0]!r}; it has {', '.join(known)}.")
+            raise InputError(f"description has no {unknown[0]!r}; it has {', '.join(known)}.")
         tuples = {name: tuple(fields[name]) for name in _TUPLES if fields.get(name) is not None}
         return dataclasses.replace(self, **{**fields, **tuples})
 
     def to_json(self) -> str:
         """Returns the document that travels with a file."""
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1)
+        document = {"version": VERSION, **dataclasses.asdict(self)}
+        return json.dumps(document, ensure_ascii=False, indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> "ModelInfo":
+    def from_json(cls, text: str) -> "ModelDescription":
         """Reads the document back.
 
         Raises:
-            InputError: if it is damaged.
+            InputError: if it is damaged, or of a later version than this package reads.
         """
         try:
             fields = json.loads(text)
+            version = fields.pop("version", 1)
+            if version == 1 and "description" in fields:
+                fields["summary"] = fields.pop("description")
             for name in _TUPLES:
                 if isinstance(fields.get(name), list):
                     fields[name] = tuple(fields[name])
-            return cls(**fields)
+            if version in (1, VERSION):
+                return cls(**fields)
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise InputError("The model's own description is damaged.") from error
+        raise InputError(
+            f"The model's own description is of version {version!r}, and this package reads up to "
+            f"version {VERSION}; update the package."
+        )
 
 
 def _are_pixels(mean: Any, std: Any) -> bool:
@@ -167,17 +182,17 @@ def _are_pixels(mean: Any, std: Any) -> bool:
     )
 
 
-def write_info(path: Path, info: ModelInfo) -> None:
+def write_description(path: Path, description: ModelDescription) -> None:
     """Adds the description to a .keras file or SavedModel folder just written."""
     if path.is_dir():
         (path / _ASSETS).mkdir(exist_ok=True)
-        (path / _ASSETS / FILE_NAME).write_text(info.to_json(), encoding="utf-8")
+        (path / _ASSETS / FILE_NAME).write_text(description.to_json(), encoding="utf-8")
     else:
         with zipfile.ZipFile(path, "a") as archive:
-            archive.writestr(FILE_NAME, info.to_json())
+            archive.writestr(FILE_NAME, description.to_json())
 
 
-def read_info(path: str | os.PathLike) -> ModelInfo | None:
+def read_description(path: str | os.PathLike) -> ModelDescription | None:
     """Reads the description of a model file, or returns None where it has none.
 
     Raises:
@@ -197,9 +212,11 @@ def read_info(path: str | os.PathLike) -> ModelInfo | None:
     try:
         if content is None or len(content) > MAX_BYTES:
             raise InputError("It cannot be read, or is too long.")
-        return ModelInfo.from_json(content.decode())
-    except (InputError, UnicodeDecodeError) as error:
+        return ModelDescription.from_json(content.decode())
+    except UnicodeDecodeError as error:
         raise InputError(f"The description inside {str(path)!r} is damaged.") from error
+    except InputError as error:
+        raise InputError(f"Model {str(path)!r}: {error}") from error
 
 
 def _member(path: Path) -> bytes | None:

@@ -4,8 +4,8 @@ import keras
 import pytest
 
 import keras_efficientnet as ke
-from keras_efficientnet.deploy import card
-from keras_efficientnet.deploy.network import open_network
+from keras_efficientnet.deploy import model_card
+from keras_efficientnet.deploy.exportable import open_exportable
 
 
 def report(files, compared_on="held-out images"):
@@ -22,20 +22,20 @@ def report(files, compared_on="held-out images"):
 @pytest.fixture(scope="module")
 def network():
     model = ke.EfficientNetB0(classes=3, input_shape=(64, 64, 3))
-    info = {
+    description = {
         "class_names": ("chat", "犬", "лиса"),
         "description": "Three animals.",
         "license": "Apache-2.0",
         "data": "120 images of animals.",
         "recipe": "Recipe small\n  epochs = 22",
     }
-    return open_network(model, info)
+    return open_exportable(model, description)
 
 
 def test_a_card_says_what_is_known(network, tmp_path):
-    card.update(tmp_path / "card.md", network, report(["a", "b"]))
+    model_card.update(tmp_path / "card.md", network, report(["a", "b"]))
     text = (tmp_path / "card.md").read_text(encoding="utf-8")
-    cost = ke.cost.cost("B0", 64, 3)
+    cost = ke.cost.network_cost("B0", 64, 3)
     for part in (
         "# EfficientNet-B0\n\nThree animals.\n\n",
         "| architecture | EfficientNet-B0 |",
@@ -58,7 +58,7 @@ def test_what_is_not_known_is_said_to_be_unknown(small, tmp_path):
     model = keras.Sequential([keras.Input((32, 32, 3)), base], name="mine")
     found = report(["a"])
     del found["agreement"], found["test_accuracy"]
-    card.update(tmp_path / "card.md", open_network(model), found)
+    model_card.update(tmp_path / "card.md", open_exportable(model), found)
     text = (tmp_path / "card.md").read_text(encoding="utf-8")
     assert text.startswith("# mine\n\n| | |")
     assert "| `a.tflite` | - | - |" in text
@@ -70,10 +70,10 @@ def test_what_is_not_known_is_said_to_be_unknown(small, tmp_path):
 
 def test_the_table_is_brought_up_to_date_and_the_rest_left_alone(network, tmp_path):
     path = tmp_path / "card.md"
-    card.update(path, network, report(["a", "b"]))
+    model_card.update(path, network, report(["a", "b"]))
     edited = path.read_text(encoding="utf-8").replace("Three animals.", "My own words.")
     path.write_text(edited, encoding="utf-8")
-    card.update(path, network, report(["b", "c"], "random pixels"))
+    model_card.update(path, network, report(["b", "c"], "random pixels"))
     text = path.read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert [row.split("`")[1] for row in rows] == ["a.tflite", "b.tflite", "c.tflite"]
@@ -88,7 +88,7 @@ def test_a_card_from_elsewhere_gets_a_table(network, tmp_path):
     path = tmp_path / "card.md"
     path.write_text("# Mine\n\nWords.\n", encoding="utf-8")
     for _ in range(2):
-        card.update(path, network, report(["a"]))
+        model_card.update(path, network, report(["a"]))
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# Mine\n\nWords.\n\n## Files\n\n| file |")
     assert text.count("| `a.tflite` |") == text.count("## Files") == 1
@@ -97,7 +97,9 @@ def test_a_card_from_elsewhere_gets_a_table(network, tmp_path):
 def test_many_classes_are_not_all_named(small, tmp_path):
     model = ke.EfficientNet(small, classes=120, input_shape=(32, 32, 3))
     names = [f"class-{index}" for index in range(120)]
-    card.update(tmp_path / "card.md", open_network(model, {"class_names": names}), report(["a"]))
+    model_card.update(
+        tmp_path / "card.md", open_exportable(model, {"class_names": names}), report(["a"])
+    )
     text = (tmp_path / "card.md").read_text(encoding="utf-8")
     assert "class-99 and 20 more." in text
     assert "class-100" not in text

@@ -9,7 +9,7 @@ _LOGGERS = ("absl", "tensorflow")
 
 
 @contextlib.contextmanager
-def silenced() -> Iterator[None]:
+def suppress_native_logs() -> Iterator[None]:
     """Sends what is written to standard error meanwhile to the null device.
 
     TensorFlow and its converter print from C++, where Python's `sys.stderr` and logging

@@ -2,8 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_efficientnet.training import SmoothedCrossentropy
-from keras_efficientnet.training.loss import accuracy
+from keras_efficientnet.losses import SmoothedCrossentropy, accuracy
 
 
 @pytest.mark.parametrize("from_logits", [False, True])

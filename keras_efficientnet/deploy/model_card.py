@@ -4,10 +4,10 @@ import html
 from pathlib import Path
 from typing import Any
 
-from keras_efficientnet.cost import cost
-from keras_efficientnet.deploy.network import Network
+from keras_efficientnet.cost import network_cost
+from keras_efficientnet.deploy.exportable import ExportableModel
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.files import written_whole
+from keras_efficientnet.files import atomic_write
 
 FILE_NAME = "model_card.md"
 _HEADER = [
@@ -18,7 +18,7 @@ NAMED_CLASSES = 100
 NOT_STATED = "Not stated."
 
 
-def update(path: Path, network: Network, report: dict[str, Any]) -> None:
+def update(path: Path, network: ExportableModel, report: dict[str, Any]) -> None:
     """Writes a model card, or brings the table of files in one that is there up to date.
 
     Whatever else a card says is left alone: it may have been edited since.
@@ -37,7 +37,7 @@ def update(path: Path, network: Network, report: dict[str, Any]) -> None:
         end += 1
     rows = {row.split(" | ")[0]: row for row in [*lines[begin:end], *_rows(report)]}
     lines[begin:end] = rows.values()
-    with written_whole(path, overwrite=True) as written:
+    with atomic_write(path, overwrite=True) as written:
         written.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -57,9 +57,9 @@ def _rows(report: dict[str, Any]) -> list[str]:
     return rows
 
 
-def _card(network: Network) -> str:
+def _card(network: ExportableModel) -> str:
     """A card without any file in its table."""
-    info = network.info
+    description = network.description
     sections = {
         "Files": "\n".join(
             [
@@ -70,16 +70,18 @@ def _card(network: Network) -> str:
                 "largest difference is one of outputs.",
             ]
         ),
-        "Data": f"{_plain(info.data) or NOT_STATED}{_classes(info.class_names)}",
-        "Recipe": f"```\n{info.recipe.replace('```', '` ` `')}\n```" if info.recipe else NOT_STATED,
+        "Data": f"{_plain(description.data) or NOT_STATED}{_classes(description.class_names)}",
+        "Recipe": f"```\n{description.recipe.replace('```', '` ` `')}\n```"
+        if description.recipe
+        else NOT_STATED,
         "Intended use": _intended_use(network),
-        "Licence": _plain(info.license)
+        "Licence": _plain(description.license)
         or f"{NOT_STATED} Ask whoever made the model before you use it or pass it on.",
     }
     facts = [f"| {name} | {value} |" for name, value in _facts(network).items()]
     parts = [
-        f"# {_plain(info.title)}",
-        _plain(info.description),
+        f"# {_plain(description.title)}",
+        _plain(description.summary),
         "\n".join(["| | |", "|---|---|", *facts]),
     ]
     parts += [f"## {title}\n\n{text}" for title, text in sections.items()]
@@ -92,20 +94,20 @@ def _plain(text: str) -> str:
     return "".join(f"&#{ord(sign)};" if sign in "|[]`" else sign for sign in text)
 
 
-def _facts(network: Network) -> dict[str, str]:
-    info, (height, width, channels) = network.info, network.shape
+def _facts(network: ExportableModel) -> dict[str, str]:
+    description, (height, width, channels) = network.description, network.shape
     facts = {
-        "architecture": _plain(info.title),
+        "architecture": _plain(description.title),
         "input": f"{width} x {height} pixels of {channels} channels, 0-255",
-        "preprocessing": info.preprocessing,
+        "preprocessing": description.preprocessing,
         "output": _output(network),
-        "author": _plain(info.author) or NOT_STATED,
+        "author": _plain(description.author) or NOT_STATED,
     }
     if network.model:
         parameters = network.model.count_params()
         facts["parameters"] = f"{parameters:,}"
         try:
-            whole = cost(info.variant, height, network.output_shape[-1], channels)
+            whole = network_cost(description.variant, height, network.output_shape[-1], channels)
         except InputError:  # none of the published networks
             return facts
         if whole.parameters == parameters:  # and not one with another head
@@ -113,7 +115,7 @@ def _facts(network: Network) -> dict[str, str]:
     return facts
 
 
-def _output(network: Network) -> str:
+def _output(network: ExportableModel) -> str:
     if not network.classifies:
         return f"features of shape {network.output_shape}"
     kind = "probability" if network.gives_probabilities else "score"
@@ -128,7 +130,7 @@ def _classes(names: tuple[str, ...]) -> str:
     return f"\n\nClasses: {some}{f' and {more} more' if more > 0 else ''}."
 
 
-def _intended_use(network: Network) -> str:
+def _intended_use(network: ExportableModel) -> str:
     if not network.classifies:
         return (
             "Turns an image into features for another model to work on. Measure that one on your "

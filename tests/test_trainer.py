@@ -14,9 +14,9 @@ from keras import layers
 import keras_efficientnet as ke
 from keras_efficientnet import InputError
 from keras_efficientnet.data.pipeline import training_batches
-from keras_efficientnet.data.sources import ArrayExamples, DataSet
+from keras_efficientnet.data.sources import ArrayExamples, Dataset
 from keras_efficientnet.data.tfds import from_builder
-from keras_efficientnet.training import Execution, checkpoint, fit, recipe
+from keras_efficientnet.training import RunConfig, fit, recipe, run_checkpoints
 
 CLASSES = 3
 BATCH = 8
@@ -30,7 +30,7 @@ def data():
     pixels = rng.integers(0, 120, (48, 40, 40, 3))
     pixels[np.arange(48), :, :, labels] += 100
     images = pixels.astype(np.uint8)
-    return DataSet(
+    return Dataset(
         "squares",
         "squares",
         ("red", "green", "blue"),
@@ -77,7 +77,7 @@ class Killed(Exception):  # noqa: N818  what happened, not an error of the code
 @pytest.fixture
 def kill_after(monkeypatch):
     """Ends a run right after it has written its checkpoint of a step."""
-    save = checkpoint.save
+    save = run_checkpoints.save
 
     def kill_after(step):
         def save_and_die(folder, at, *arguments):
@@ -86,7 +86,7 @@ def kill_after(monkeypatch):
                 raise Killed
             return path
 
-        monkeypatch.setattr(checkpoint, "save", save_and_die)
+        monkeypatch.setattr(run_checkpoints, "save", save_and_die)
 
     return kill_after
 
@@ -107,8 +107,8 @@ RUNS = {
 
 def run(tiny, data, held_out, kind, folder):
     (name, overrides), options = RUNS[kind]
-    execution = Execution(checkpoint_seconds=0, **options)
-    keras.config.set_dtype_policy(execution.precision)
+    run_config = RunConfig(checkpoint_seconds=0, **options)
+    keras.config.set_dtype_policy(run_config.precision)
     try:
         model = network(tiny)
         history = fit(
@@ -119,7 +119,7 @@ def run(tiny, data, held_out, kind, folder):
             seed=7,
             held_out=held_out,
             fresh_from="block2a_project_conv",
-            execution=execution,
+            run_config=run_config,
             folder=folder,
         )
     finally:
@@ -262,7 +262,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(data):
     chosen = recipe("small", epochs=2, batch_size=16)
     whole, parts = linear(), linear()
     fit(whole, data, chosen, image_size=40)
-    fit(parts, data, chosen, image_size=40, execution=Execution(accumulation=4))
+    fit(parts, data, chosen, image_size=40, run_config=RunConfig(accumulation=4))
     np.testing.assert_allclose(whole.get_weights()[0], parts.get_weights()[0], atol=1e-6)
 
 
@@ -272,7 +272,7 @@ def test_lower_precision_learns_with_float32_weights(tiny, data, policy, precisi
     model = network(tiny, 40)
     assert model.get_layer("stem_conv").compute_dtype == precision.removeprefix("mixed_")
     chosen = recipe("small", epochs=2, batch_size=BATCH)
-    history = fit(model, data, chosen, image_size=40, execution=Execution(precision=precision))
+    history = fit(model, data, chosen, image_size=40, run_config=RunConfig(precision=precision))
     assert all(np.isfinite(row["loss"]) for row in history)
     assert {weight.dtype for weight in model.trainable_weights} == {"float32"}
     scales = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
@@ -324,7 +324,7 @@ def test_class_weights_make_rare_classes_count(data):
 
     def shares(**options):
         model = linear()
-        fit(model, skewed, chosen, image_size=40, execution=Execution(**options))
+        fit(model, skewed, chosen, image_size=40, run_config=RunConfig(**options))
         return model.predict(images[:1], verbose=0)[0]
 
     assert shares()[0] > 0.6
@@ -352,7 +352,7 @@ def test_a_loss_that_is_no_number_ends_the_run_at_its_step(data):
 def test_runs_that_cannot_be_are_refused(data, options, overrides, message):
     chosen = recipe("small", epochs=1, **{"batch_size": BATCH, **overrides})
     with pytest.raises(InputError, match=message):
-        fit(linear(), data, chosen, image_size=40, execution=Execution(**options))
+        fit(linear(), data, chosen, image_size=40, run_config=RunConfig(**options))
 
 
 @pytest.mark.parametrize(
@@ -367,4 +367,4 @@ def test_runs_that_cannot_be_are_refused(data, options, overrides, message):
 )
 def test_execution_refuses_what_makes_no_sense(options, message):
     with pytest.raises(InputError, match=message):
-        Execution(**options)
+        RunConfig(**options)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_efficientnet import cost, scaling, spec
-from keras_efficientnet.study import published
+from keras_efficientnet.study import paper_tables
 from keras_efficientnet.weights import registry
 
 # Family, the prefix of its variants' names, and the published weights whose accuracy counts.
@@ -39,11 +39,11 @@ def published_networks() -> list[dict[str, Any]]:
     for family, prefix in _FAMILIES:
         for entry in registry.table():
             if entry.variant.startswith(prefix) and entry.name == "imagenet" and entry.top1:
-                total = cost.cost(entry.variant)
+                total = cost.network_cost(entry.variant)
                 rows.append(
                     _row(entry.variant, family, total.trainable, total.multiply_adds, entry.top1)
                 )
-    for baseline in published.BASELINES.values():
+    for baseline in paper_tables.BASELINES.values():
         figures = baseline.figures
         if figures.parameters and figures.multiply_adds:
             parameters, multiply_adds = float(figures.parameters), float(figures.multiply_adds)
@@ -69,13 +69,13 @@ def compound_scales(phis: Sequence[float] | None = None) -> list[dict[str, Any]]
     rows = []
     for phi in [step / 10 for step in range(71)] if phis is None else phis:
         scale = scaling.compound_scale(phi)
-        rows.append(_scale(phi, scale, cost.cost(scale).multiply_adds))
+        rows.append(_scale(phi, scale, cost.network_cost(scale).multiply_adds))
     base = spec.VARIANTS["B0"]
-    base_cost = cost.cost(base).multiply_adds
+    base_cost = cost.network_cost(base).multiply_adds
     growth = scaling.compound_scale(1).flops_ratio
     for number in range(8):
         variant = spec.VARIANTS[f"B{number}"]
-        multiply_adds = cost.cost(variant).multiply_adds
+        multiply_adds = cost.network_cost(variant).multiply_adds
         phi = math.log(multiply_adds / base_cost) / math.log(growth)
         resolution = variant.resolution / base.resolution
         released = scaling.CompoundScale(phi, variant.depth, variant.width, resolution, 1)

@@ -19,15 +19,16 @@ from filelock import FileLock, Timeout
 
 from keras_efficientnet import deploy, scaling, spec, variants
 from keras_efficientnet.data import pipeline, sources
-from keras_efficientnet.data.dataset import DataSet
-from keras_efficientnet.deploy.export import CALIBRATION_IMAGES
+from keras_efficientnet.data.dataset import Dataset
+from keras_efficientnet.deploy.exporting import CALIBRATION_IMAGES
+from keras_efficientnet.description import ModelDescription
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.files import written_whole
+from keras_efficientnet.files import atomic_write
 from keras_efficientnet.report import write_report
-from keras_efficientnet.training import checkpoint, distribution
+from keras_efficientnet.training import distribution, run_checkpoints
 from keras_efficientnet.training.freezing import CLASSIFIER
-from keras_efficientnet.training.loop import Execution, fit
 from keras_efficientnet.training.recipes import Recipe, recipe
+from keras_efficientnet.training.trainer import RunConfig, fit
 from keras_efficientnet.weights import load_weights, structure
 
 OUTPUT_ROOT = Path("saved_models")
@@ -36,7 +37,7 @@ HELD_OUT_BYTES = 2 * 2**30
 
 
 def train(
-    data: DataSet | str = "digits",
+    data: Dataset | str = "digits",
     variant: scaling.Variant = "B0",
     *,
     training_recipe: Recipe | None = None,
@@ -46,7 +47,7 @@ def train(
     output: str | os.PathLike | None = None,
     overwrite: bool = False,
     resume: bool = False,
-    execution: Execution | None = None,
+    run_config: RunConfig | None = None,
 ) -> dict[str, Any]:
     """Trains a classifier, exports it and checks every exported file.
 
@@ -68,7 +69,7 @@ def train(
         overwrite: replace an existing folder, and drop an unfinished run.
         resume: go on with an unfinished run, start where there is none, and return the
             report of a finished one.
-        execution: how the machine is used; `Execution()` if None.
+        run_config: how the machine is used; `RunConfig()` if None.
 
     Returns:
         The content of the folder's `report.json`, and its path as `output`; the settings in
@@ -98,7 +99,7 @@ def train(
         train_image_size=given or variant.train_resolution or variant.resolution,
         seed=seed,
         weights=None if weights is None else os.fspath(weights),
-        execution=execution or Execution(),
+        run_config=run_config or RunConfig(),
     )
     output = Path(output or OUTPUT_ROOT / f"{data.name}-{variant.name.lower()}")
     distribution.leave_devices_to_jax()
@@ -112,14 +113,14 @@ def train(
         finished = _finished(output, settings) if partial and not overwrite else None
         if finished := distribution.same_for_all(finished):
             return {**finished, "output": str(output)}
-        if job.execution.deterministic:
+        if job.run_config.deterministic:
             _make_deterministic()
         keras.utils.set_random_seed(seed)
         held_out = job.held_out()
         model = _trained(job, held_out, partial)
         if partial is None:
             return settings
-        with written_whole(output, overwrite, partial / "output") as folder:
+        with atomic_write(output, overwrite, partial / "output") as folder:
             folder.mkdir()
             report = _export(job, model, held_out, folder)
             shutil.copy(partial / "history.csv", folder)
@@ -139,13 +140,13 @@ class _Job:
     """What `train` was asked for, resolved."""
 
     variant: spec.VariantSpec
-    data: DataSet
+    data: Dataset
     recipe: Recipe
     image_size: int
     train_image_size: int
     seed: int
     weights: str | None
-    execution: Execution
+    run_config: RunConfig
 
     def settings(self) -> dict[str, Any]:
         """All that decides the result, as JSON takes it."""
@@ -158,9 +159,9 @@ class _Job:
             "seed": self.seed,
             "weights": self.weights,
             "recipe": dataclasses.asdict(self.recipe),
-            "precision": self.execution.precision,
-            "accumulation": self.execution.accumulation,
-            "class_weights": self.execution.class_weights,
+            "precision": self.run_config.precision,
+            "accumulation": self.run_config.accumulation,
+            "class_weights": self.run_config.class_weights,
         }
 
     def network(self, size: int | None) -> keras.Model:
@@ -173,17 +174,17 @@ class _Job:
             drop_connect_rate=self.recipe.drop_connect_rate,
         )
 
-    def info(self) -> deploy.ModelInfo:
+    def description(self) -> ModelDescription:
         """Returns what the model files say about themselves."""
         data, recipe = self.data, self.recipe
         learned = f"{len(data.train)} images of {data.name}"
         start = f", from weights {Path(self.weights).name}" if self.weights else ""
-        return deploy.ModelInfo(
+        return ModelDescription(
             self.variant.name,
             data.class_names,
             self.image_size,
             data.crop_fraction,
-            description=(
+            summary=(
                 f"EfficientNet-{self.variant.name} for {len(data.class_names)} classes, trained on "
                 f"{learned} by the recipe {recipe.name}{start}."
             ),
@@ -204,7 +205,7 @@ def _trained(
 ) -> keras.Model:
     """Builds the network, trains it, and returns it as it is shipped: float32, of one size."""
     sizes = {stage.image_size for stage in job.recipe.plan(job.train_image_size)}
-    with distribution.over_devices(job.execution.devices), dtype_policy(job.execution.precision):
+    with distribution.over_devices(job.run_config.devices), dtype_policy(job.run_config.precision):
         model = job.network(job.image_size if sizes == {job.image_size} else None)
         fresh_from = CLASSIFIER
         if job.weights is not None:
@@ -217,7 +218,7 @@ def _trained(
             seed=job.seed,
             held_out=held_out,
             fresh_from=fresh_from,
-            execution=job.execution,
+            run_config=job.run_config,
             folder=partial,
         )
     if partial:
@@ -230,7 +231,7 @@ def _trained(
 def _load(model: keras.Model, weights: str | os.PathLike, may_lack: bool) -> str:
     """Loads weights and returns the name of the first layer that got none."""
     report = load_weights(model, weights, strict=not may_lack)
-    if report.unexpected or report.misshapen or report.differences:
+    if report.unexpected or report.mismatched or report.differences:
         raise InputError(f"Weights {os.fspath(weights)!r} do not fit: {report.problems()}.")
     if report.missing:
         print(f"Starting fresh what {weights} lacks: {', '.join(report.missing)}", file=sys.stderr)
@@ -274,7 +275,7 @@ def _working_folder(
     try:
         if overwrite and not resume:
             _empty(partial)
-        if checkpoint.newest_step(partial) < 0:
+        if run_checkpoints.newest_step(partial) < 0:
             about.write_text(json.dumps(settings, indent=1), encoding="utf-8")
         elif resume:
             _check_same(json.loads(about.read_text(encoding="utf-8")), settings)
@@ -284,9 +285,9 @@ def _working_folder(
                 "--overwrite to start anew."
             )
         yield partial
-        checkpoint.remove(partial)
+        run_checkpoints.remove(partial)
     finally:
-        if checkpoint.newest_step(partial) < 0:  # nothing to go on with
+        if run_checkpoints.newest_step(partial) < 0:  # nothing to go on with
             shutil.rmtree(partial)
         lock.release()
 
@@ -364,11 +365,11 @@ def _make_deterministic() -> None:
 def _export(job: _Job, model: keras.Model, held_out, folder: Path) -> dict[str, Any]:
     """Writes and checks the model files, and returns the report."""
     print("Exporting and checking the model files ...", file=sys.stderr)
-    data, info = job.data, job.info()
+    data, description = job.data, job.description()
     calibration, _ = pipeline.evaluation_arrays(
-        data.train, info.image_size, info.crop_fraction, CALIBRATION_IMAGES
+        data.train, description.image_size, description.crop_fraction, CALIBRATION_IMAGES
     )
-    (folder / "labels.txt").write_text(info.labels, encoding="utf-8")
+    (folder / "labels.txt").write_text(description.labels, encoding="utf-8")
     try:
         exported = deploy.export(
             model,
@@ -376,7 +377,7 @@ def _export(job: _Job, model: keras.Model, held_out, folder: Path) -> dict[str, 
             ("keras", "saved_model", "tflite"),
             ("float32", "int8"),
             deploy.Calibration(calibration, *held_out),
-            info=info,
+            description=description,
         )
     except deploy.ExportError as error:  # the other files are worth having
         if "model.keras" not in error.report["files"]:

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 import keras_efficientnet as ke
-from keras_efficientnet.deploy import quantization
-from keras_efficientnet.deploy.quantization import GateError, Int8Options, plain_int8, quantize_int8
-from keras_efficientnet.deploy.quantization_graph import MAX_SCALE, Graph
+from keras_efficientnet.deploy import int8_search
+from keras_efficientnet.deploy.int8_search import GateError, Int8Options, plain_int8, quantize_int8
+from keras_efficientnet.deploy.tflite_graph import MAX_SCALE, Graph
 
 SIZE, CLASSES = 48, 40
 
 
 def float_content(model, folder):
-    info = ke.deploy.ModelInfo("small", (), model.input_shape[1], 0.875)
-    ke.deploy.export_tflite(model, folder / "float.tflite", info)
+    description = ke.ModelDescription("small", (), model.input_shape[1], 0.875)
+    ke.deploy.export_tflite(model, folder / "float.tflite", description)
     return (folder / "float.tflite").read_bytes()
 
 
@@ -73,7 +73,7 @@ def lopsided(model, tmp_path_factory):
 def doubtful(content, count=48):
     """Pictures whose two best classes score nearly the same."""
     images = pictures(400, 3)
-    scores = np.sort(quantization._run(content, images), 1)
+    scores = np.sort(int8_search._run(content, images), 1)
     return images[np.argsort(np.log(scores[:, -1] / scores[:, -2]))[:count]]
 
 
@@ -94,8 +94,8 @@ def test_equalizing_does_not_change_what_the_network_computes(model, content):
     assert len(scales) == len(swishes) - 1
     graph.equalize(scales)
     images = pictures(4, 1)
-    expected = quantization._run(content, images)
-    found = quantization._run(graph.content(), images)
+    expected = int8_search._run(content, images)
+    found = int8_search._run(graph.content(), images)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert len(graph.content()) < 1.1 * len(content)
 
@@ -109,7 +109,7 @@ def test_constants_that_operators_share_are_kept_apart(small, tmp_path):
     graph.equalize(scales_of(graph))
     images = pictures(2, 1)
     np.testing.assert_allclose(
-        quantization._run(graph.content(), images), quantization._run(fresh, images), atol=1e-6
+        int8_search._run(graph.content(), images), int8_search._run(fresh, images), atol=1e-6
     )
 
 
@@ -144,8 +144,8 @@ def test_channels_that_are_all_but_dead_keep_their_bias(model, tmp_path):
     changed.get_layer("block1a_project_bn").beta.assign(np.full(kernel.shape[-1], 3.0, np.float32))
     content = float_content(changed, tmp_path)
     images = pictures(16, 2)
-    expected = quantization._run(content, images)
-    found = quantization._run(plain_int8(content, images), images)
+    expected = int8_search._run(content, images)
+    found = int8_search._run(plain_int8(content, images), images)
     assert np.abs(found - expected).mean() < 0.01
 
 
@@ -154,7 +154,7 @@ def test_what_holds_is_left_alone(content):
     file, report = quantize_int8(content, images, check, min_agreement=0)
     assert not report.equalized
     assert not report.in_float
-    expected, found = quantization._run(content, check), quantization._run(file, check)
+    expected, found = int8_search._run(content, check), int8_search._run(file, check)
     assert report.agreement == np.mean(expected.argmax(1) == found.argmax(1))
     assert 0 < report.size < 0.6
     assert 5 < report.signal_to_noise < 60
@@ -162,8 +162,8 @@ def test_what_holds_is_left_alone(content):
 
 def test_lopsided_channels_are_found_and_equalized(lopsided):
     images, check = pictures(24, 2), doubtful(lopsided)
-    plain = quantization._run(plain_int8(lopsided, images), check)
-    expected = quantization._run(lopsided, check)
+    plain = int8_search._run(plain_int8(lopsided, images), check)
+    expected = int8_search._run(lopsided, check)
     before = np.mean(expected.argmax(1) == plain.argmax(1))
     assert before < 0.9
     gate = before + 0.05
@@ -171,12 +171,12 @@ def test_lopsided_channels_are_found_and_equalized(lopsided):
     assert (report.agreement or 0) >= gate
     gains = {swish.layer: swish.gain for swish in report.equalized}
     assert gains["block2a_expand_conv"] == max(gains.values()) > 3
-    found = quantization._run(file, check)
+    found = int8_search._run(file, check)
     assert np.abs(found - expected).mean() < 0.75 * np.abs(plain - expected).mean()
 
 
 def test_parts_stay_in_float_where_nothing_else_helps(lopsided, monkeypatch):
-    monkeypatch.setattr(quantization, "MIN_GAIN", np.inf)  # equalize nothing
+    monkeypatch.setattr(int8_search, "MIN_GAIN", np.inf)  # equalize nothing
     content = lopsided
     images, check = pictures(24, 2), doubtful(lopsided)
     _, plain = quantize_int8(content, images, check, min_agreement=0)

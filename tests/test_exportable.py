@@ -6,7 +6,8 @@ import pytest
 
 import keras_efficientnet as ke
 from keras_efficientnet import InputError, deploy
-from keras_efficientnet.deploy.network import described, open_network
+from keras_efficientnet.deploy.exportable import described, open_exportable
+from keras_efficientnet.description import read_description
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_half_precision_is_exported_in_float32(small, randomize, policy, photos,
     half.compile(loss="mse")
     half.set_weights(exact.get_weights())
     policy("float32")
-    network = open_network(half)
+    network = open_exportable(half)
     scores = network.scores(photos)
     np.testing.assert_allclose(scores, exact.predict(photos, verbose=0), atol=1e-5)
     assert np.abs(scores - half.predict(photos, verbose=0)).max() > 1e-5
@@ -57,14 +58,14 @@ def test_half_precision_is_exported_in_float32(small, randomize, policy, photos,
 
 def test_a_model_in_float32_is_taken_as_it_is(small):
     model = ke.EfficientNet(small, input_shape=(32, 32, 3), classes=2)
-    network = open_network(model)
+    network = open_exportable(model)
     assert network.model is model
-    assert open_network(network) is network
-    assert open_network(network, {"class_names": "ab"}).info.class_names == ("a", "b")
+    assert open_exportable(network) is network
+    assert open_exportable(network, {"class_names": "ab"}).description.class_names == ("a", "b")
     assert (network.shape, network.output_shape, network.classifies) == ((32, 32, 3), (2,), True)
     assert network.gives_probabilities
     logits = ke.EfficientNet(small, input_shape=(32, 32, 3), classifier_activation=None)
-    assert not open_network(logits).gives_probabilities
+    assert not open_exportable(logits).gives_probabilities
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -74,11 +75,15 @@ def test_the_graph_shows_whether_it_has_the_preprocessing(small, channels):
     assert described(inside).pixel_mean == (0,)
     assert described(transfer_of(inside)).takes_raw_pixels
     outside = ke.EfficientNet("B0", input_shape=shape, include_preprocessing=False)
-    info = described(outside)
-    assert (info.variant, info.image_size, len(info.pixel_mean)) == ("B0", 32, channels)
+    description = described(outside)
+    assert (description.variant, description.image_size, len(description.pixel_mean)) == (
+        "B0",
+        32,
+        channels,
+    )
     normalize = ke.EfficientNet("B0", input_shape=shape).get_layer("normalize")
     pixels = np.random.default_rng(0).integers(0, 256, (1, *shape), np.uint8)
-    np.testing.assert_allclose(info.network_input(pixels), normalize(pixels), atol=1e-5)
+    np.testing.assert_allclose(description.network_input(pixels), normalize(pixels), atol=1e-5)
 
 
 def transfer_of(model):
@@ -88,8 +93,8 @@ def transfer_of(model):
 def test_a_model_of_any_size_gets_the_one_that_is_named(small, photos):
     free = ke.EfficientNet(small, include_top=False)
     with pytest.raises(InputError, match=r"any size; to export it, say which \(image_size\)"):
-        open_network(free)
-    network = open_network(free, {"image_size": 32})
+        open_exportable(free)
+    network = open_exportable(free, {"image_size": 32})
     assert (network.shape, network.output_shape) == (
         (32, 32, 3),
         free.compute_output_shape((1, 32, 32, 3))[1:],
@@ -100,15 +105,17 @@ def test_a_model_of_any_size_gets_the_one_that_is_named(small, photos):
 
 def test_files_give_what_the_model_gives(model_files):
     pixels = np.random.default_rng(0).integers(0, 256, (70, 64, 64, 3), np.uint8)
-    networks = [open_network(model_files[name]) for name in ("keras", "saved_model")]
-    assert networks[0].info == networks[1].info == deploy.read_info(model_files["keras"])
+    networks = [open_exportable(model_files[name]) for name in ("keras", "saved_model")]
+    assert (
+        networks[0].description == networks[1].description == read_description(model_files["keras"])
+    )
     first, second = (network.scores(pixels) for network in networks)  # more than one batch
     assert first.shape == (70, 3)
     np.testing.assert_allclose(first, second, atol=1e-6)
     with pytest.raises(InputError, match=r"pass the \.keras file"):
         deploy.export_saved_model(networks[1], "again")
-    named = open_network(networks[1], {"license": "MIT"})
-    assert (named.info.license, named.info.class_names[1]) == ("MIT", "犬")
+    named = open_exportable(networks[1], {"license": "MIT"})
+    assert (named.description.license, named.description.class_names[1]) == ("MIT", "犬")
 
 
 class Subclassed(keras.Model):
@@ -124,7 +131,7 @@ def test_what_cannot_be_exported_is_refused(small, model_files, tmp_path):
     tf.saved_model.save(tf.Module(), str(tmp_path / "nothing"))
     image = keras.Input((32, 32, 3))
     flat = keras.layers.Flatten()(image)
-    for model, info, message in (
+    for model, description, message in (
         (tmp_path / "none.keras", None, "does not exist"),
         (tmp_path / "broken.keras", None, "Cannot load model"),
         (tmp_path / "folder", None, "cannot be exported; a .keras file or a SavedModel folder can"),
@@ -148,10 +155,10 @@ def test_what_cannot_be_exported_is_refused(small, model_files, tmp_path):
         (model_files["keras"], {"clas_names": ["a"]}, "info has no 'clas_names'"),
     ):
         with pytest.raises(InputError, match=message):
-            open_network(model, info)
+            open_exportable(model, description)
 
 
 def test_the_other_layout_is_refused(small, channels_first):
     image = keras.Input((3, 32, 32))
     with pytest.raises(InputError, match="channels_first"):
-        open_network(keras.Model(image, keras.layers.Flatten()(image)))
+        open_exportable(keras.Model(image, keras.layers.Flatten()(image)))

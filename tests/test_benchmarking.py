@@ -7,12 +7,12 @@ import pytest
 
 from keras_efficientnet import InputError, deploy
 from keras_efficientnet.cli import group
-from keras_efficientnet.deploy.benchmark import ratios, take_turns
+from keras_efficientnet.deploy.benchmarking import ratios, take_turns
 
 # A "model" that takes a known time for an image, and logs who is asked when.
 SLEEPER = """
 import sys, time
-from keras_efficientnet.deploy.benchmark import serve
+from keras_efficientnet.deploy.benchmarking import serve
 name, log, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 def run(images):
     print("libraries print to standard output")

@@ -7,27 +7,31 @@ import zipfile
 import numpy as np
 import pytest
 
-from keras_efficientnet import InputError, deploy, spec
-from keras_efficientnet.deploy.metadata import FILE_NAME
+from keras_efficientnet import InputError, spec
+from keras_efficientnet.description import FILE_NAME, ModelDescription, read_description
 
-INFO = deploy.ModelInfo("B0", ("chat", "犬", "a\nb"), 64, 0.875)
+INFO = ModelDescription("B0", ("chat", "犬", "a\nb"), 64, 0.875)
 
 
 def test_every_format_carries_its_description(model_files):
     for path in model_files.values():
-        info = deploy.read_info(path)
-        assert info
-        assert info.class_names == ("chat", "犬", "лиса")
-        assert (info.variant, info.image_size, info.crop_fraction) == ("small", 64, 0.875)
-        assert info.takes_raw_pixels
+        description = read_description(path)
+        assert description
+        assert description.class_names == ("chat", "犬", "лиса")
+        assert (description.variant, description.image_size, description.crop_fraction) == (
+            "small",
+            64,
+            0.875,
+        )
+        assert description.takes_raw_pixels
 
 
 def test_a_description_survives_the_way_through_a_file():
     full = dataclasses.replace(
         INFO, pixel_mean=(1.0, 2.0, 3.0), pixel_std=(4.0,) * 3, license="MIT", recipe="a\nb"
     )
-    for info in (INFO, full):
-        assert deploy.ModelInfo.from_json(info.to_json()) == info
+    for description in (INFO, full):
+        assert ModelDescription.from_json(description.to_json()) == description
 
 
 def test_names_for_people_and_for_readers_of_lines():
@@ -41,8 +45,8 @@ def test_names_for_people_and_for_readers_of_lines():
 def test_pixels_are_prepared_where_the_network_does_not():
     pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), np.uint8)
     inside = dataclasses.replace(INFO, pixel_mean=(0.0,), pixel_std=(1.0,))
-    for info in (INFO, inside):
-        assert info.network_input(pixels) is pixels
+    for description in (INFO, inside):
+        assert description.network_input(pixels) is pixels
     assert inside.preprocessing == "inside the graph"
     outside = dataclasses.replace(INFO, pixel_mean=spec.IMAGENET_MEAN, pixel_std=spec.IMAGENET_STD)
     expected = (pixels - np.array(spec.IMAGENET_MEAN)) / np.array(spec.IMAGENET_STD)
@@ -89,4 +93,4 @@ def test_a_damaged_description_is_refused(tmp_path, text):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(FILE_NAME, text)
     with pytest.raises(InputError, match="description"):
-        deploy.read_info(path)
+        read_description(path)

@@ -20,9 +20,9 @@ import numpy as np
 from tqdm import tqdm
 
 from keras_efficientnet.deploy import runtime
-from keras_efficientnet.deploy.quantization_graph import INVERSE, MAX_SCALE, UNSCALED, Graph, Swish
+from keras_efficientnet.deploy.tflite_graph import INVERSE, MAX_SCALE, UNSCALED, Graph, Swish
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.quiet import silenced
+from keras_efficientnet.native_logs import suppress_native_logs
 
 # Images that ranges are taken from, and that candidates are ranked and checked on, at most.
 RANGE_IMAGES = 100
@@ -310,7 +310,11 @@ def _quantized(
             limit = np.maximum(largest, np.maximum(least, 1e-12))
             statistics[kernel] = {"min": -limit, "max": limit}
     # It shows a bar of its own, and warns of keeping every tensor.
-    with silenced(), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+    with (
+        suppress_native_logs(),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         result = made.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
     assert result.quantized_model is not None
@@ -336,7 +340,7 @@ class _Search:
         scales = _channel_scales(graph, observed)
         self.swishes = [swish for swish in graph.equalizable() if swish.tensors[0] in scales]
         self.scales, self.parts = scales, graph.parts()
-        graph.end_in_logits()
+        graph.strip_softmax()
         self.ranking = images[:RANKING_IMAGES]
         self.logits = _run(graph.content(), self.ranking)
         self.expected = _run(reference, check)
@@ -435,7 +439,7 @@ class _Search:
         graph = Graph(self.content)
         graph.equalize({swish.tensors[0]: self.scales[swish.tensors[0]] for swish in swishes})
         if logits:
-            graph.end_in_logits()
+            graph.strip_softmax()
         ranges = dict(self.ranges)
         for swish in swishes:
             first = swish.tensors[0]

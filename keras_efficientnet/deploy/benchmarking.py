@@ -287,7 +287,7 @@ def _serve_file(path: str, threads: int, batch: int) -> None:
         from keras_efficientnet.deploy.predictor import Predictor
 
         predictor = Predictor(path, threads)
-        return predictor.scores, predictor.info.image_size
+        return predictor.scores, predictor.description.image_size
 
     serve(load, batch)
 

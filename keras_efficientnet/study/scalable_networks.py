@@ -1,6 +1,6 @@
 """Networks whose depth, width and resolution can be scaled: this family and three others.
 
-`cost` needs the standard library only; `build` makes the Keras graph of the same network.
+`network_cost` needs the standard library only; `build` makes the Keras graph of the same network.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ class PeerSpec:
     resolution: int = 224
 
 
-Network = VariantSpec | PeerSpec
+ScalableNetwork = VariantSpec | PeerSpec
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,12 @@ MOBILENET_V2 = VariantSpec(
 MOBILENET_V1 = PeerSpec("MobileNetV1", "mobilenet_v1")
 RESNET50 = PeerSpec("ResNet50", "resnet50")
 
-BASES: dict[str, Network] = {
+BASES: dict[str, ScalableNetwork] = {
     network.name: network for network in (TINY, MOBILENET_V1, MOBILENET_V2, RESNET50)
 }
 
 
-def base(name: str | Network) -> Network:
+def get_network(name: str | ScalableNetwork) -> ScalableNetwork:
     """Returns a network to scale: a name in `BASES`, a variant's name, or a spec itself.
 
     Raises:
@@ -115,12 +115,12 @@ def base(name: str | Network) -> Network:
         raise InputError(f"{str(error).rstrip('.')}, {', '.join(BASES)}.") from None
 
 
-def scaled(
-    network: Network,
+def scale_network(
+    network: ScalableNetwork,
     depth: float = 1.0,
     width: float = 1.0,
     resolution: float = 1.0,
-) -> Network:
+) -> ScalableNetwork:
     """Multiplies the three dimensions of a network; the image side is rounded to a pixel."""
     return dataclasses.replace(
         network,
@@ -130,11 +130,13 @@ def scaled(
     )
 
 
-def cost(network: Network, classes: int = 1000, image_size: int | None = None) -> Cost:
+def network_cost(
+    network: ScalableNetwork, classes: int = 1000, image_size: int | None = None
+) -> Cost:
     """Computes what a network costs, at its own resolution if no other is given."""
     size = network.resolution if image_size is None else image_size
     if isinstance(network, VariantSpec):
-        total = closed_form.cost(network, size, classes)
+        total = closed_form.network_cost(network, size, classes)
         return Cost(total.trainable, total.multiply_adds, len(scaling.expand_blocks(network)))
     counter = _Counter()
     features = _LAYERS[network.kind](counter, (size, size, 3), network)
@@ -142,7 +144,7 @@ def cost(network: Network, classes: int = 1000, image_size: int | None = None) -
     return Cost(trainable, counter.multiply_adds + features[-1] * classes, counter.blocks)
 
 
-def finished(network: Network) -> dict[str, Any]:
+def built_structure(network: ScalableNetwork) -> dict[str, Any]:
     """Describes a network by what is built of it: multipliers that round to the same are one."""
     description = dataclasses.asdict(network)
     del description["name"]
@@ -158,7 +160,7 @@ def finished(network: Network) -> dict[str, Any]:
 
 
 def build(
-    network: Network,
+    network: ScalableNetwork,
     classes: int,
     image_size: int | None,
     *,
@@ -318,11 +320,11 @@ def _filters(network: PeerSpec, filters: int) -> int:
 
 
 def at_budget(
-    grow: Callable[[float], Network],
-    measure: Callable[[Network], float],
+    grow: Callable[[float], ScalableNetwork],
+    measure: Callable[[ScalableNetwork], float],
     budget: float,
     start: float,
-) -> tuple[float, Network]:
+) -> tuple[float, ScalableNetwork]:
     """Finds the growth at which a network costs what it may.
 
     Rounding makes the cost a staircase, so the result is the step nearest to the budget in

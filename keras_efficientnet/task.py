@@ -1,0 +1,94 @@
+"""What a label is, and all that follows from it: head, loss, metrics, decisions, agreement.
+
+A `Task` is the only place that knows. Data sets, recipes, model descriptions, the export's gate
+and reports hold one and ask it; none of them compares its name.
+"""
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from keras_efficientnet.errors import InputError
+
+
+class Task(Protocol):
+    """One kind of label.
+
+    Attributes:
+        name: as model descriptions and reports store it.
+        classifier_activation: of the last layer, as the builders take it.
+    """
+
+    name: str
+    classifier_activation: str
+
+    def loss(self, label_smoothing: float, from_logits: bool) -> Any:
+        """Returns the Keras loss to train with.
+
+        Args:
+            label_smoothing: share of the target spread evenly over all classes, in [0, 1).
+            from_logits: whether the model ends in logits rather than probabilities.
+        """
+        ...
+
+    def metrics(self) -> list[Any]:
+        """Returns what Keras reports beside the loss."""
+        ...
+
+    def decide(self, scores: np.ndarray) -> np.ndarray:
+        """Returns what scores `[count, classes]` are taken to say, one decision per image."""
+        ...
+
+    def correct(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Returns whether the decision on each image is right, bool `[count]`."""
+        ...
+
+    def agree(self, scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        """Returns whether two models decide alike on each image, bool `[count]`."""
+        ...
+
+
+class SingleLabel:
+    """Exactly one class is right, and the one with the best score is the answer."""
+
+    name = "single-label"
+    classifier_activation = "softmax"
+
+    def loss(self, label_smoothing: float, from_logits: bool) -> Any:
+        """See `Task.loss`: cross-entropy."""
+        from keras_efficientnet.losses import SmoothedCrossentropy
+
+        return SmoothedCrossentropy(label_smoothing, from_logits=from_logits)
+
+    def metrics(self) -> list[Any]:
+        """See `Task.metrics`: accuracy."""
+        from keras_efficientnet.losses import accuracy
+
+        return [accuracy]
+
+    def decide(self, scores: np.ndarray) -> np.ndarray:
+        """Returns the index of the best class, int `[count]`; the first of equal scores wins."""
+        return np.asarray(scores).argmax(-1)
+
+    def correct(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Returns whether the best class is the label (a class index), bool `[count]`."""
+        return self.decide(scores) == labels
+
+    def agree(self, scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        """Returns whether both name the same class first, bool `[count]`."""
+        return self.decide(scores) == self.decide(reference)
+
+
+SINGLE_LABEL = SingleLabel()
+TASKS: dict[str, Task] = {task.name: task for task in (SINGLE_LABEL,)}
+
+
+def get_task(name: str) -> Task:
+    """Returns a task by its name.
+
+    Raises:
+        InputError: if the name is unknown.
+    """
+    if name not in TASKS:
+        raise InputError(f"Unknown task {name!r}; choose {', '.join(TASKS)}.")
+    return TASKS[name]
