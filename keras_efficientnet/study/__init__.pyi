@@ -1,6 +1,7 @@
 from .ablation import ABLATIONS as ABLATIONS
 from .ablation import ablate as ablate
 from .baselines import compare_networks as compare_networks
+from .baselines import efficiency_claims as efficiency_claims
 from .comparison import compare_scaling as compare_scaling
 from .comparison import comparison_rows as comparison_rows
 from .comparison import paper_networks as paper_networks
@@ -20,5 +21,7 @@ from .search import search_candidates as search_candidates
 from .search import search_coefficients as search_coefficients
 from .trials import Plan as Plan
 from .trials import Trial as Trial
+from .trials import accuracy_difference as accuracy_difference
 from .trials import run_trials as run_trials
 from .trials import subset as subset
+from .trials import summarize_trial as summarize_trial
