@@ -169,7 +169,7 @@ def test_pipes_links_and_loops_in_class_folders(tmp_path):
     (root / "b" / "zero.png").symlink_to("/dev/zero")
     data = sources.load(f"folder:{root}")
     assert len(data.train) + len(data.test) == 4
-    assert {Path(path).name for path, _ in data.skipped} == {"pipe.jpg", "self.png", "zero.png"}
+    assert {Path(each.path).name for each in data.left_out} == {"pipe.jpg", "self.png", "zero.png"}
     with pytest.raises(InputError, match="is a pipe"):
         images.read(root / "a" / "pipe.jpg")
 

@@ -9,7 +9,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from keras_efficientnet import InputError
 from keras_efficientnet.data import image_files, sources
-from keras_efficientnet.data.dataset import ArrayExamples, Dataset, FileExamples
+from keras_efficientnet.data.dataset import ArrayExamples, Dataset, FileExamples, LeftOut
 
 
 def drawn(examples, seed, start, count):
@@ -72,7 +72,7 @@ def test_files_that_tensorflow_cannot_read_go_through_pillow(tmp_path):
     image.save(tmp_path / "red" / "0.webp", lossless=True)
     image.convert("P").save(tmp_path / "red" / "1.bmp")  # a palette, which TensorFlow refuses
     data: Any = sources.load(f"folder:{tmp_path}")
-    assert not data.skipped
+    assert not data.left_out
     everything = on_disk(FileExamples(data.train.files + data.test.files))
     import tensorflow as tf
 
@@ -110,3 +110,34 @@ def test_class_weights_are_those_of_the_training_images(tmp_path):
     data = sources.load(f"folder:{tmp_path}")
     assert data.class_weights() == pytest.approx({0: 5 / 6, 1: 5 / 4})
     assert dataclasses.replace(data, train=data.test).class_weights() == {0: 1.0, 1: 1.0}
+
+
+def test_the_summary_says_what_was_read_and_what_was_not(tmp_path):
+    write_classes(tmp_path / "train", count=3)
+    write_classes(tmp_path / "val", count=2)
+    broken = tmp_path / "train" / "red" / "0.png"
+    broken.write_bytes(b"no image")
+    summary = sources.load(f"folder:{tmp_path}").summary
+    assert summary.images == {"train": 5, "test": 4}
+    assert summary.classes == {"train": {"blue": 3, "red": 2}, "test": {"blue": 2, "red": 2}}
+    assert summary.split == "folders train and val"
+    assert [each.path for each in summary.left_out] == [str(broken)]
+    text = summary.describe()
+    assert "5 training images and 4 held-out images (folders train and val)." in text
+    assert "Images of 2 classes: blue 3 + 2, red 2 + 2." in text
+    assert f"Left out {broken}: is not an image" in text
+
+
+def test_a_summary_follows_its_data_set():
+    examples = ArrayExamples(np.zeros((45, 1, 1, 3), np.uint8), np.arange(45) % 30)
+    names = tuple(f"c{index}" for index in range(30))
+    data = Dataset("x", "x", names, examples, examples, 1.0, False)
+    smaller = dataclasses.replace(data, train=examples.subset(range(30)), notes=("A note.",))
+    assert smaller.summary.images == {"train": 30, "test": 45}
+    assert "c19 1 + 1, ... and 10 more.\nA note." in smaller.summary.describe()
+    many = tuple(LeftOut(f"{index}.png", "is empty.") for index in range(25))
+    assert (
+        dataclasses.replace(data, left_out=many)
+        .summary.describe()
+        .endswith("Left out 19.png: is empty.\n... and 5 more")
+    )

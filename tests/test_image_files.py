@@ -133,15 +133,15 @@ def write_odd_files(folder):
     return 14
 
 
-def test_broken_files_are_skipped_and_named_and_odd_ones_are_trained_on(tmp_path):
+def test_broken_files_are_left_out_and_named_and_odd_ones_are_trained_on(tmp_path):
     write_classes(tmp_path, count=2)
     broken = write_broken_files(tmp_path / "red")
     odd = write_odd_files(tmp_path / "blue")
     data: Any = sources.load(f"folder:{tmp_path}")
-    assert {os.path.basename(path) for path, _ in data.skipped} == broken
-    for path, why in data.skipped:
-        assert path not in why
-        assert why.endswith(".")
+    assert {os.path.basename(each.path) for each in data.left_out} == broken
+    for each in data.left_out:
+        assert each.path not in each.reason
+        assert each.reason.endswith(".")
     assert len(data.train) + len(data.test) == 4 + odd
     for memory in (0, 2**30):
         train = FileExamples(data.train.files + data.test.files, memory_bytes=memory)
@@ -154,17 +154,16 @@ def test_broken_files_are_skipped_and_named_and_odd_ones_are_trained_on(tmp_path
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="everything can be read by root")
-def test_files_without_permission_are_skipped(tmp_path):
+def test_files_without_permission_are_left_out(tmp_path):
     write_classes(tmp_path)
     (tmp_path / "red" / "0.png").chmod(0)
-    assert [path for path, _ in sources.load(f"folder:{tmp_path}").skipped] == [
-        str(tmp_path / "red" / "0.png")
-    ]
+    (left_out,) = sources.load(f"folder:{tmp_path}").left_out
+    assert left_out.path == str(tmp_path / "red" / "0.png")
 
 
 def test_strict_refuses_the_first_broken_file_and_counts_the_others(tmp_path):
     write_classes(tmp_path, count=2)
-    assert sources.load(f"folder:{tmp_path}", strict=True).skipped == ()
+    assert sources.load(f"folder:{tmp_path}", strict=True).left_out == ()
     count = len(write_broken_files(tmp_path / "red"))
     with pytest.raises(
         InputError, match=rf"^{count} of {4 + count} images .*/red/bomb.png has too many"
@@ -211,7 +210,7 @@ def test_csv_as_spreadsheets_write_it(tmp_path):
         path, label = line.rsplit(",", 1)
         text += f"{number},{label},{path}\r\n"
     data: Any = sources.load(write_csv(tmp_path, text + "\r\n"))
-    assert data.skipped == ()
+    assert data.left_out == ()
     names = {path.name for path in data.train.paths + data.test.paths}
     assert {"雪.png", 'naïve, "quoted".png'} <= names
     assert len(data.train) + len(data.test) == 10
@@ -237,12 +236,12 @@ def test_numbered_csv_classes_keep_the_order_of_the_numbers(tmp_path):
     assert data.class_names == tuple(str(label) for label in range(11))
 
 
-def test_files_that_a_csv_file_names_wrongly_are_skipped(tmp_path):
+def test_files_that_a_csv_file_names_wrongly_are_left_out(tmp_path):
     write_classes(tmp_path)
     source = write_csv(tmp_path, "path,label\n" + "\n".join([*rows(), "gone.png,red", "red,red"]))
-    skipped = dict(sources.load(source).skipped)
-    assert skipped[str(tmp_path / "gone.png")] == "does not exist."
-    assert "folder" in skipped[str(tmp_path / "red")]
+    reasons = {each.path: each.reason for each in sources.load(source).left_out}
+    assert reasons[str(tmp_path / "gone.png")] == "does not exist."
+    assert "folder" in reasons[str(tmp_path / "red")]
     with pytest.raises(InputError, match=r"2 of 12 images .*gone.png does not exist"):
         sources.load(source, strict=True)
 

@@ -39,8 +39,7 @@ def data_options(flag: str, help_text: str, **settings: Any) -> Callable:
                 data = sources.load(
                     source, train_split=train_split, test_split=test_split, strict=strict_data
                 )
-                for file, why in data.skipped:
-                    click.echo(f"Left out {file}: {why}", err=True)
+                click.echo(data.summary.describe(), err=True)
                 return data
 
             return command(load_data=load_data if source else None, **options)

@@ -1,6 +1,8 @@
 from . import augment as augment
 from .dataset import ArrayExamples as ArrayExamples
 from .dataset import Dataset as Dataset
+from .dataset import LeftOut as LeftOut
+from .dataset import ReadingSummary as ReadingSummary
 from .pipeline import Augmentation as Augmentation
 from .pipeline import augmented as augmented
 from .pipeline import evaluation_arrays as evaluation_arrays

@@ -3,7 +3,7 @@
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,11 +17,15 @@ from tqdm import tqdm
 
 from keras_efficientnet.data import images
 from keras_efficientnet.errors import InputError
+from keras_efficientnet.task import SINGLE_LABEL, Task
 
 HELD_OUT_FRACTION = 0.2
+HELD_OUT = f"{HELD_OUT_FRACTION * 100:.0f} % of each class held out"
 # Names that splits go by, the preferred ones first.
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("val", "valid", "validation", "test")
+# Entries of one list that a description shows.
+MAX_LISTED = 20
 MEMORY_BYTES = 2**30
 """Files whose decoded pixels fit into this are decoded once for a whole training run."""
 
@@ -32,6 +36,11 @@ class Examples(Protocol):
     @property
     def labels(self) -> np.ndarray:
         """Class index of each image, `[count]`, in the order of iteration."""
+        ...
+
+    @property
+    def known_labels(self) -> np.ndarray | None:
+        """`labels`, or None where all images would have to be read for them."""
         ...
 
     def __len__(self) -> int:
@@ -66,6 +75,62 @@ class Examples(Protocol):
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A file or folder of a data source that was not used.
+
+    Attributes:
+        path: of the file or folder.
+        reason: a sentence without its subject, such as "is a folder; an image file is needed."
+    """
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ReadingSummary:
+    """What was read of a data source and what was not.
+
+    Attributes:
+        source: the data set as it was asked for.
+        images: number of images by split, `train` and `test`.
+        classes: number of images by split and class; without the splits whose images would have
+            to be read for it.
+        split: how the splits came about, such as "20 % of each class held out".
+        left_out: files and folders that were not used.
+        notes: sentences on anything else that the owner of the data may not expect.
+    """
+
+    source: str
+    images: Mapping[str, int]
+    classes: Mapping[str, Mapping[str, int]]
+    split: str
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...]
+
+    def describe(self) -> str:
+        """Returns all of it as text of several lines; of long lists, the beginning."""
+        lines = [
+            f"Data {self.source}: {self.images['train']:,} training images and "
+            f"{self.images['test']:,} held-out images ({self.split})."
+        ]
+        if classes := self.classes.get("train"):
+            held_out = self.classes.get("test", {})
+            shown = [
+                f"{name} {count}" + (f" + {held_out.get(name, 0)}" if held_out else "")
+                for name, count in classes.items()
+            ]
+            lines.append(f"Images of {len(classes)} classes: {', '.join(_beginning(shown))}.")
+        left_out = [f"Left out {each.path}: {each.reason}" for each in self.left_out]
+        return "\n".join([*lines, *self.notes, *_beginning(left_out)])
+
+
+def _beginning(items: list[str]) -> list[str]:
+    more = len(items) - MAX_LISTED
+    return items if more <= 0 else [*items[:MAX_LISTED], f"... and {more:,} more"]
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A classification data set.
 
@@ -78,7 +143,10 @@ class Dataset:
         crop_fraction: centre crop at evaluation, see `images.prepare`.
         mirror: whether a mirrored image still shows the same class.
         image_size: side to train at in pixels where the data suggests one, else None.
-        skipped: path of each image that was left out, and why.
+        task: what a label is.
+        split: how the splits came about, see `ReadingSummary`.
+        left_out: files and folders that were not used, and why.
+        notes: see `ReadingSummary`.
     """
 
     name: str
@@ -89,7 +157,33 @@ class Dataset:
     crop_fraction: float
     mirror: bool
     image_size: int | None = None
-    skipped: tuple[tuple[str, str], ...] = ()
+    task: Task = SINGLE_LABEL
+    split: str = "as given"
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]:
+        """The former form of `left_out`."""
+        return tuple((each.path, each.reason) for each in self.left_out)
+
+    @property
+    def summary(self) -> ReadingSummary:
+        """What was read and what was left out; all that is printed about data comes from it."""
+        splits = {"train": self.train, "test": self.test}
+        return ReadingSummary(
+            source=self.source,
+            images={name: len(examples) for name, examples in splits.items()},
+            classes={
+                name: dict(zip(self.class_names, counts.tolist(), strict=True))
+                for name, examples in splits.items()
+                if (labels := examples.known_labels) is not None
+                for counts in [np.bincount(labels, minlength=len(self.class_names))]
+            },
+            split=self.split,
+            left_out=self.left_out,
+            notes=self.notes,
+        )
 
     def class_weights(self) -> dict[int, float]:
         """Returns weights of the loss under which every class counts the same.
@@ -108,6 +202,11 @@ class ArrayExamples:
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray):
         self.pixels, self.labels = pixels, labels
+
+    @property
+    def known_labels(self) -> np.ndarray:
+        """See `Examples.known_labels`."""
+        return self.labels
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -176,6 +275,8 @@ class FileExamples:
     def labels(self) -> np.ndarray:
         """See `Examples.labels`."""
         return np.array([file.label for file in self.files], np.int64)
+
+    known_labels = labels
 
     def __len__(self) -> int:
         return len(self.files)

@@ -12,12 +12,14 @@ from tqdm import tqdm
 
 from keras_efficientnet.data import images
 from keras_efficientnet.data.dataset import (
+    HELD_OUT,
     HELD_OUT_FRACTION,
     TEST_NAMES,
     TRAIN_NAMES,
     Dataset,
     FileExamples,
     ImageFile,
+    LeftOut,
     in_threads,
     slug,
     stratified_split,
@@ -55,8 +57,10 @@ def from_folder(root: Path, strict: bool = False) -> Dataset:
             f"Data folder {str(train_root or root)!r} must hold one folder of images for each of "
             f"at least two classes; it has {len(train)}."
         )
-    test = _class_folders(test_root) if test_root else None
-    return _from_listings(f"folder:{root}", root.resolve().name, train, test, strict)
+    test, split = None, HELD_OUT
+    if train_root and test_root:
+        test, split = _class_folders(test_root), f"folders {train_root.name} and {test_root.name}"
+    return _from_listings(f"folder:{root}", root.resolve().name, train, test, split, strict)
 
 
 def from_csv(file: Path, strict: bool = False) -> Dataset:
@@ -91,7 +95,8 @@ def from_csv(file: Path, strict: bool = False) -> Dataset:
             f"{len(train)}."
         )
     test = next((listings[name] for name in TEST_NAMES if name in listings), None)
-    return _from_listings(f"csv:{file}", file.stem, train, test, strict)
+    split = f"rows marked {' and '.join(sorted(listings))}" if test else HELD_OUT
+    return _from_listings(f"csv:{file}", file.stem, train, test, split, strict)
 
 
 def _first_folder(root: Path, names: tuple[str, ...]) -> Path | None:
@@ -166,7 +171,7 @@ def _rows(file: Path) -> Iterator[tuple[int, Path, str, str]]:
 
 
 def _from_listings(
-    source: str, name: str, train: Listing, test: Listing | None, strict: bool
+    source: str, name: str, train: Listing, test: Listing | None, split: str, strict: bool
 ) -> Dataset:
     """Makes a data set of files that may be unreadable."""
     # Classes that are called by numbers keep the order of the numbers.
@@ -178,12 +183,13 @@ def _from_listings(
         )
     paths = [path for listing in (train, test or {}) for part in listing.values() for path in part]
     checked = dict(zip(paths, _checked(source, paths), strict=True))
-    skipped = tuple((str(path), bad) for path, bad in checked.items() if isinstance(bad, str))
-    if skipped and strict:
-        path, why = skipped[0]
+    left_out = tuple(
+        LeftOut(str(path), bad) for path, bad in checked.items() if isinstance(bad, str)
+    )
+    if left_out and strict:
         raise InputError(
-            f"{len(skipped)} of {len(paths)} images of {source!r} cannot be used; the first: "
-            f"{path} {why}"
+            f"{len(left_out)} of {len(paths)} images of {source!r} cannot be used; the first: "
+            f"{left_out[0].path} {left_out[0].reason}"
         )
     readable, held_out = (
         _examples(source, class_names, listing, checked) for listing in (train, test or {})
@@ -198,7 +204,8 @@ def _from_listings(
         test=held_out,
         crop_fraction=images.PHOTO_CROP_FRACTION,
         mirror=True,
-        skipped=skipped,
+        split=split,
+        left_out=left_out,
     )
 
 

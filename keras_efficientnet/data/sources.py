@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_efficientnet.data import image_files, images, tfds
 from keras_efficientnet.data.dataset import (
+    HELD_OUT,
     HELD_OUT_FRACTION,
     ArrayExamples,
     Dataset,
@@ -32,7 +33,7 @@ def load(
         train_split: split expression for `tfds:` such as `"train[:80%]"`.
         test_split: likewise for the held-out images.
         strict: refuse a folder or CSV file with images that cannot be decoded, rather
-            than leave them out and name them in `Dataset.skipped`.
+            than leave them out and name them in `Dataset.left_out`.
 
     Raises:
         InputError: if the source is unknown, missing or empty, or has no image of a class
@@ -71,4 +72,5 @@ def _digits() -> Dataset:
         crop_fraction=1.0,
         mirror=False,
         image_size=DIGITS_IMAGE_SIZE,
+        split=HELD_OUT,
     )

@@ -91,6 +91,7 @@ def from_builder(
         test=TfdsExamples(builder, test_split),
         crop_fraction=images.PHOTO_CROP_FRACTION,
         mirror=True,
+        split=f"splits {train_split} and {test_split}",
     )
 
 
@@ -126,6 +127,11 @@ class TfdsExamples:
     def labels(self) -> np.ndarray:
         """See `Examples.labels`. The whole split is read for them, once."""
         return self._labels
+
+    @property
+    def known_labels(self) -> np.ndarray | None:
+        """See `Examples.known_labels`."""
+        return vars(self).get("_labels")
 
     @cached_property
     def _labels(self) -> np.ndarray:
