@@ -4,11 +4,15 @@ A `Task` is the only place that knows. Data sets, recipes, model descriptions, t
 and reports hold one and ask it; none of them compares its name.
 """
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
 from keras_efficientnet.errors import InputError
+
+TOP = 5
+"""Classes among which the right one counts for top-5 accuracy."""
 
 
 class Task(Protocol):
@@ -47,6 +51,10 @@ class Task(Protocol):
         """Returns whether two models decide alike on each image, bool `[count]`."""
         ...
 
+    def measure(self, scores: np.ndarray, labels: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Returns what an evaluation averages over images: by name, `[count]` each."""
+        ...
+
 
 class SingleLabel:
     """Exactly one class is right, and the one with the best score is the answer."""
@@ -77,6 +85,15 @@ class SingleLabel:
     def agree(self, scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
         """Returns whether both name the same class first, bool `[count]`."""
         return self.decide(scores) == self.decide(reference)
+
+    def measure(self, scores: np.ndarray, labels: np.ndarray) -> Mapping[str, np.ndarray]:
+        """See `Task.measure`: `accuracy`, and `top5_accuracy` of more than five classes."""
+        measures = {"accuracy": self.correct(scores, labels)}
+        if scores.shape[-1] > TOP:
+            # Stable, so that of equal scores the first class wins, as in `decide`.
+            best = np.argsort(-scores, axis=-1, kind="stable")[:, :TOP]
+            measures["top5_accuracy"] = (best == labels[:, None]).any(-1)
+        return measures
 
 
 SINGLE_LABEL = SingleLabel()

@@ -227,15 +227,15 @@ def test_evaluation_matches_classes_by_name(model_files, model, photos, expected
     names = ("犬", "лиса", "chat")
     labels = np.array([to_data[label] for label in best])
     result = deploy.evaluate(predictor, labelled(photos, labels, names))
-    assert (result["images"], result["accuracy"], result["confusions"]) == (24, 1, [])
-    assert "top5_accuracy" not in result
+    assert (result.images, result.accuracy, result.confusions) == (24, 1, ())
+    assert result.top5_accuracy is None
     counts = {name: int((best == index).sum()) for index, name in enumerate(NAMES)}
-    assert {name: row["images"] for name, row in result["classes"].items()} == {
+    assert {name: row.images for name, row in result.classes.items()} == {
         name: count for name, count in counts.items() if count
     }
     wrong = deploy.evaluate(predictor, labelled(photos, (labels + 1) % 3, names))
-    assert wrong["accuracy"] == 0
-    assert {(row["class"], row["taken_for"]): row["images"] for row in wrong["confusions"]} == {
+    assert wrong.accuracy == 0
+    assert {(row.label, row.taken_for): row.images for row in wrong.confusions} == {
         (names[(to_data[index] + 1) % 3], NAMES[index]): counts[NAMES[index]]
         for index in set(best.tolist())
     }
@@ -258,11 +258,11 @@ def test_evaluation_counts_the_five_best_of_more_classes(small, photos, tmp_path
     ranks = np.arange(len(photos)) % 7  # 0 to 6, so that some are among the best five
     labels = order[np.arange(len(photos)), ranks]
     result = deploy.evaluate(predictor, labelled(photos, labels, names))
-    assert result["accuracy"] == pytest.approx(np.mean(ranks == 0))
-    assert result["top5_accuracy"] == pytest.approx(np.mean(ranks < 5))
+    assert result.accuracy == pytest.approx(np.mean(ranks == 0))
+    assert result.top5_accuracy == pytest.approx(np.mean(ranks < 5))
     for index, name in enumerate(names):
         if (labels == index).any():
             share = np.mean(ranks[labels == index] < 5)
-            assert result["classes"][name]["top5_accuracy"] == pytest.approx(share)
-    assert sum(row["images"] for row in result["confusions"]) == np.sum(ranks > 0)
+            assert result.classes[name].top5_accuracy == pytest.approx(share)
+    assert sum(row.images for row in result.confusions) == np.sum(ranks > 0)
     assert dataclasses.astuple(predictor.description)[1] == names

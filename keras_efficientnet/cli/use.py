@@ -1,6 +1,7 @@
 """`keras-efficientnet evaluate` and `predict`."""
 
 import csv
+import dataclasses
 import glob
 import json
 import os
@@ -40,21 +41,18 @@ def evaluate(model, load_data, as_json):
 
     result = run(open_model(model), load_data())
     if as_json:
-        print_json(result)
+        print_json(dataclasses.asdict(result))
         return
-    columns = [name for name in ("accuracy", "top5_accuracy") if name in result]
-    rows = table("class", "images", *(name.replace("5_", " 5 ") for name in columns))
-
-    def add_row(name, row):
-        rows.add_row(name, str(row["images"]), *(percent(row[column]) for column in columns))
-
-    for name, row in result["classes"].items():
-        add_row(name, row)
-    rows.add_section()
-    add_row("all", result)
+    top5 = ["top 5 accuracy"] if result.top5_accuracy is not None else []
+    rows = table("class", "images", "accuracy", *top5)
+    for name, row in [*result.classes.items(), ("all", result)]:
+        if row is result:
+            rows.add_section()
+        shares = [row.accuracy, row.top5_accuracy][: 1 + len(top5)]
+        rows.add_row(name, str(row.images), *map(percent, shares))
     print_table(rows)
-    for mistake in result["confusions"][:5]:
-        click.echo(f"{mistake['class']} taken for {mistake['taken_for']}: {mistake['images']}")
+    for mistake in result.confusions[:5]:
+        click.echo(f"{mistake.label} taken for {mistake.taken_for}: {mistake.images}")
 
 
 @click.command()

@@ -1,22 +1,126 @@
-"""Accuracy of a model file on held-out images."""
+"""How well a model does on labelled images: overall, by class, and what it confuses."""
 
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from keras_efficientnet.data import images
-from keras_efficientnet.data.sources import Dataset
+from keras_efficientnet.data.dataset import Dataset
 from keras_efficientnet.deploy.predictor import Predictor
 from keras_efficientnet.deploy.runtime import BATCH_SIZE
 from keras_efficientnet.errors import InputError
+from keras_efficientnet.task import SINGLE_LABEL, Task, get_task
 
-TOP = 5
 MOST_CONFUSED = 20
 
 
-def evaluate(predictor: Predictor, data: Dataset) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ClassResult:
+    """The images of one class.
+
+    Attributes:
+        images: their number.
+        accuracy: share of them that is decided rightly.
+        top5_accuracy: share of them whose class is among the five best; None of a model with
+            five classes or fewer.
+    """
+
+    images: int
+    accuracy: float
+    top5_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Images of one class that were taken for another.
+
+    Attributes:
+        label: the class that they are of.
+        taken_for: the class that the model decided for.
+        images: their number.
+    """
+
+    label: str
+    taken_for: str
+    images: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model got right and wrong.
+
+    Attributes:
+        images: number of images it was measured on.
+        accuracy: see `ClassResult`, here of all images.
+        top5_accuracy: likewise.
+        classes: result of each class of which there are images.
+        confusions: at most `MOST_CONFUSED`, the most frequent first.
+    """
+
+    images: int
+    accuracy: float
+    top5_accuracy: float | None
+    classes: Mapping[str, ClassResult]
+    confusions: tuple[Confusion, ...]
+
+
+class Tally:
+    """Evaluates scores that come batch by batch, and keeps a few numbers of each image.
+
+    Args:
+        class_names: in the order of the class indices; the model may have more.
+        task: what a label is.
+    """
+
+    def __init__(self, class_names: tuple[str, ...], task: Task = SINGLE_LABEL):
+        self.class_names, self.task = class_names, task
+        self._labels, self._decisions = np.empty(0, int), np.empty(0, int)
+        self._measures: dict[str, np.ndarray] = {}
+
+    def add(self, scores: np.ndarray, labels: np.ndarray) -> None:
+        """Counts a batch.
+
+        Args:
+            scores: `[count, classes]`.
+            labels: class indices `[count]`.
+        """
+        self._labels = np.append(self._labels, labels)
+        self._decisions = np.append(self._decisions, self.task.decide(scores))
+        for name, values in self.task.measure(scores, np.asarray(labels)).items():
+            self._measures[name] = np.append(self._measures.get(name, []), values)
+
+    def result(self) -> Evaluation:
+        """Returns the evaluation of all batches, at least one."""
+        wrong = self._decisions != self._labels
+        pairs = zip(self._labels[wrong].tolist(), self._decisions[wrong].tolist(), strict=True)
+        total = self._of(np.full(len(self._labels), True))
+        return Evaluation(
+            images=total.images,
+            accuracy=total.accuracy,
+            top5_accuracy=total.top5_accuracy,
+            classes={
+                self._name(label): self._of(self._labels == label)
+                for label in np.unique(self._labels).tolist()
+            },
+            confusions=tuple(
+                Confusion(self._name(label), self._name(other), count)
+                for (label, other), count in Counter(pairs).most_common(MOST_CONFUSED)
+            ),
+        )
+
+    def _of(self, chosen: np.ndarray) -> ClassResult:
+        means = {name: float(values[chosen].mean()) for name, values in self._measures.items()}
+        return ClassResult(images=int(chosen.sum()), **means)
+
+    def _name(self, index: int) -> str:
+        return self.class_names[index] if index < len(self.class_names) else f"class {index}"
+
+
+def evaluate(predictor: Predictor, data: Dataset) -> Evaluation:
     """Classifies every held-out image of a data set.
 
     Args:
@@ -24,69 +128,31 @@ def evaluate(predictor: Predictor, data: Dataset) -> dict[str, Any]:
             index where the file carries no names.
         data: its `test` images are used, prepared as the model was evaluated in training.
 
-    Returns:
-        `images`, `accuracy`, `top5_accuracy` (of a model with more than five classes),
-        `classes`: the same for each class name, and `confusions`: the most frequent
-        mistakes, each `class`, `taken_for` and `images`.
-
     Raises:
         InputError: if the data has a class that the model does not know.
     """
-    known = predictor.description.class_names or data.class_names
+    description = predictor.description
+    known = description.class_names or data.class_names
     if missing := sorted(set(data.class_names) - set(known)):
         raise InputError(
             f"The data's class {missing[0]!r} is not among the model's: {', '.join(known[:10])}"
             f"{' ...' if len(known) > 10 else ''}."
         )
-    ranks, mistakes = _ranks(predictor, data, known)
-    return {
-        **_accuracies(np.concatenate(ranks), len(known)),
-        "classes": {
-            name: _accuracies(np.array(of_class), len(known))
-            for name, of_class in zip(data.class_names, ranks, strict=True)
-            if len(of_class)
-        },
-        "confusions": [
-            {"class": name, "taken_for": other, "images": count}
-            for (name, other), count in sorted(mistakes.items(), key=lambda item: -item[1])
-        ][:MOST_CONFUSED],
-    }
-
-
-def _ranks(
-    predictor: Predictor, data: Dataset, known: tuple[str, ...]
-) -> tuple[list[list[int]], dict[tuple[str, str], int]]:
-    """Gives the true class's rank for the images of each class, 0 if best, and the mistakes."""
     to_model = np.array([known.index(name) for name in data.class_names])
-    ranks: list[list[int]] = [[] for _ in data.class_names]
-    mistakes: dict[tuple[str, str], int] = {}
-    size, crop_fraction = predictor.description.image_size, predictor.description.crop_fraction
+    tally = Tally(known, get_task(description.task))
     examples = iter(data.test)
     with tqdm(total=len(data.test), unit="img", desc="Evaluating", leave=False) as bar:
         while batch := list(islice(examples, BATCH_SIZE)):
-            prepared = np.stack([images.prepare(image, size, crop_fraction) for image, _ in batch])
-            scores = predictor.scores(prepared)
+            pixels = [
+                images.prepare(image, description.image_size, description.crop_fraction)
+                for image, _ in batch
+            ]
+            scores = predictor.scores(np.stack(pixels))
             if scores.shape[1] < len(known):
                 raise InputError(
                     f"The model tells {scores.shape[1]} classes apart and the data has "
                     f"{len(known)}; evaluate it on data of its own classes."
                 )
-            # Stable, so that of equal scores the first class wins, as with argmax.
-            order = np.argsort(-scores, axis=1, kind="stable")
-            for best, (_, label) in zip(order, batch, strict=True):
-                rank = int(np.flatnonzero(best == to_model[label])[0])
-                ranks[label].append(rank)
-                if rank:
-                    index = int(best[0])
-                    other = known[index] if index < len(known) else f"class {index}"
-                    pair = (data.class_names[label], other)
-                    mistakes[pair] = mistakes.get(pair, 0) + 1
+            tally.add(scores, to_model[[label for _, label in batch]])
             bar.update(len(batch))
-    return ranks, mistakes
-
-
-def _accuracies(ranks: np.ndarray, classes: int) -> dict[str, Any]:
-    result = {"images": len(ranks), "accuracy": float((ranks == 0).mean())}
-    if classes > TOP:
-        result["top5_accuracy"] = float((ranks < TOP).mean())
-    return result
+    return tally.result()
