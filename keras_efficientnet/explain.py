@@ -1,7 +1,7 @@
-"""Grad-CAM: where in an image a network sees what speaks for a class."""
+"""Grad-CAM: the parts of an image that raise a class's score."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from PIL import Image
 
 from keras_efficientnet import plots
 from keras_efficientnet.data import images
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.data.threads import attempt, in_threads
+from keras_efficientnet.errors import InputError, require
 from keras_efficientnet.files import atomic_write
 
 # Side of a written picture in pixels, where the network's own input is smaller.
@@ -22,15 +23,14 @@ PICTURE_SIDE = 448
 class GradCAM:
     """Grad-CAM of one network, for any number of images.
 
-    The score of a class is followed back to a feature map. Each channel of the map counts by
-    its mean gradient, and what the channels say together for the class, where it is positive,
-    is the heatmap (Selvaraju et al., https://arxiv.org/abs/1610.02391). Over global average
-    pooling and one dense layer, as in every network of this package, that is the class
-    activation map of the EfficientNet paper's Figure 7 (Zhou et al.,
-    https://arxiv.org/abs/1512.04150).
+    The heatmap is the ReLU of the weighted sum of a feature map's channels; the weight of a
+    channel is the mean gradient of the class's score by it (Selvaraju et al.,
+    https://arxiv.org/abs/1610.02391). Before global average pooling and one dense layer, as in
+    every network of this package, that is the class activation map of the EfficientNet paper's
+    Figure 7 (Zhou et al., https://arxiv.org/abs/1512.04150).
 
-    The score is taken ahead of the softmax or sigmoid, which would hide the gradient of a
-    class that the network is sure of.
+    The score is the logit: the gradient of a softmax or sigmoid vanishes for a class that the
+    network is sure of.
 
     Args:
         model: a functional or sequential classifier, on TensorFlow, JAX or PyTorch.
@@ -72,35 +72,40 @@ class GradCAM:
             class_index: the class to explain; the best one if None.
 
         Returns:
-            float32 `[height, width]` from 0 to 1: relative to the place that speaks most for
-            the class, and 0 everywhere where nothing does.
+            float32 `[height, width]` from 0 to 1, relative to the place that contributes most
+            to the class's score; 0 everywhere if no place raises it.
 
         Raises:
             InputError: if the image does not fit the network or there is no such class.
         """
+        return self.with_scores(image, class_index)[1]
+
+    def with_scores(
+        self, image: np.ndarray, class_index: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the scores `[classes]` of one image beside its heatmap, see `__call__`."""
         image = np.asarray(image, np.float32)
         expected = self.input_shape
         fits = (size in (None, own) for size, own in zip(expected, image.shape, strict=False))
         if image.ndim != len(expected) or not all(fits):
             raise InputError(f"image has shape {image.shape}; the network takes {expected}.")
-        if class_index is not None and not 0 <= class_index < self.classes:
-            raise InputError(f"class_index={class_index} must be from 0 to {self.classes - 1}.")
+        valid = class_index is None or 0 <= class_index < self.classes
+        require(valid, "class_index", class_index, f"from 0 to {self.classes - 1}")
         features, scores = self._to_features.predict_on_batch(image[None])
+        scores = np.asarray(scores, np.float32)[0]
         if class_index is None:
-            class_index = int(np.argmax(scores[0]))
+            class_index = int(np.argmax(scores))
         features = np.asarray(features, np.float32)
         gradient = self._gradient(ops.convert_to_tensor(features), class_index)
-        features = features[0]
-        gradient = ops.convert_to_numpy(ops.cast(gradient, "float32"))[0]
+        gradient = ops.convert_to_numpy(ops.cast(gradient, "float32"))
         if keras.config.image_data_format() == "channels_first":
-            features, gradient = np.moveaxis(features, 0, -1), np.moveaxis(gradient, 0, -1)
+            features, gradient = np.moveaxis(features, 1, -1), np.moveaxis(gradient, 1, -1)
             image = np.moveaxis(image, 0, -1)
-        heatmap = np.maximum(features @ gradient.mean((0, 1)), 0)  # [H/32, W/32]
-        largest = heatmap.max()
-        heatmap = heatmap / largest if largest > 0 else heatmap
+        heatmap = np.maximum(features[0] @ gradient[0].mean((0, 1)), 0)  # [H/32, W/32]
+        heatmap = heatmap / (heatmap.max() or 1)
         size = image.shape[:2]
         smooth = ops.image.resize(heatmap[..., None], size, "bilinear", data_format="channels_last")
-        return ops.convert_to_numpy(smooth)[..., 0]
+        return scores, ops.convert_to_numpy(smooth)[..., 0]
 
 
 def grad_cam(
@@ -109,9 +114,9 @@ def grad_cam(
     class_index: int | None = None,
     layer: str | None = None,
 ) -> np.ndarray:
-    """Returns where in an image a network sees what speaks for a class.
+    """Returns the Grad-CAM heatmap of one image.
 
-    For more than one image, `GradCAM` does the work on the network only once.
+    For several images, `GradCAM` prepares the network only once.
 
     Args:
         model: see `GradCAM`.
@@ -133,63 +138,69 @@ def grad_cam(
     return GradCAM(model, layer)(image, class_index)
 
 
-def with_pictures(
-    results: Iterable[dict[str, Any]],
-    sources: Mapping[str, Any],
+def explained(
     predictor: Any,
-    model: str | os.PathLike,
+    files: Iterable[str | os.PathLike],
     folder: str | os.PathLike,
+    count: int = 5,
     overwrite: bool = False,
-) -> Iterator[dict[str, Any]]:
-    """Writes for each classified image what speaks for its best class, while results pass by.
+) -> Iterator[tuple[Any, Any, Path | None]]:
+    """Classifies image files, and writes for each where it shows its best class.
 
     Args:
-        results: each with the image's name as `file`.
-        sources: of each name, what can be read as the image.
-        predictor: that classified them.
-        model: its .keras file.
+        predictor: a `deploy.Predictor` of a .keras file.
+        files: paths of images.
         folder: for a PNG file of each image: the image beside its heatmap. It appears when
-            the results end.
+            all images are classified.
+        count: how many of the best classes to give.
         overwrite: replace an existing folder.
 
     Yields:
-        The results, each with the path of its picture as `explanation`.
+        Each file, in order, with its `Prediction` and the path of its picture, or with the
+        `InputError` that says why it cannot be read and None.
 
     Raises:
-        InputError: if the file is not a .keras file, or the folder cannot be written.
+        InputError: if the predictor's file is not a .keras file, or the folder cannot be
+            written.
     """
-    if Path(model).suffix != ".keras":
-        raise InputError(
-            f"Model {os.fspath(model)!r} has no gradients to explain it by; pass the .keras file "
-            "of the same network."
-        )
+    if predictor.keras_model is None:
+        raise InputError("Only a .keras file has the gradients that an explanation takes.")
+    description = predictor.description
+    size, side = description.image_size, max(description.image_size, PICTURE_SIDE)
+
+    def read(file):
+        image = images.read(file)
+        return [images.prepare(image, width, description.crop_fraction) for width in (size, side)]
+
     with atomic_write(folder, overwrite) as unfinished:
         unfinished.mkdir()
-        explainer = GradCAM(keras.saving.load_model(model, compile=False, safe_mode=True))
+        explainer = GradCAM(predictor.keras_model)
         taken: set[str] = set()
-        for result in results:
-            name = _free_name(Path(result["file"]).stem, taken)
-            _picture(explainer, predictor, sources[result["file"]]).save(unfinished / name)
-            yield {**result, "explanation": str(Path(folder, name))}
+        prepared = in_threads(lambda file: (file, attempt(read, file)), files, predictor.threads)
+        for file, pixels in prepared:
+            if isinstance(pixels, InputError):
+                yield file, pixels, None
+                continue
+            scores, heatmap = explainer.with_scores(pixels[0])
+            name = _free_name(file, taken)
+            _side_by_side(pixels[1], heatmap).save(unfinished / name)
+            yield file, predictor.top(scores, count), Path(folder, name)
 
 
-def _free_name(stem: str, taken: set[str]) -> str:
+def _side_by_side(pixels: np.ndarray, heatmap: np.ndarray) -> Image.Image:
+    side = len(pixels)
+    enlarged = Image.fromarray(heatmap).resize((side, side), Image.Resampling.BILINEAR)
+    return Image.fromarray(np.hstack([pixels, plots.overlay(pixels, np.asarray(enlarged))]))
+
+
+def _free_name(file: str | os.PathLike, taken: set[str]) -> str:
+    stem = os.fsencode(Path(file).stem).decode(errors="replace")  # a name may not be text
     name, number = f"{stem}.png", 1
     while name in taken:
         number += 1
         name = f"{stem}-{number}.png"
     taken.add(name)
     return name
-
-
-def _picture(explainer: GradCAM, predictor: Any, source: Any) -> Image.Image:
-    size, crop_fraction = predictor.description.image_size, predictor.description.crop_fraction
-    image = images.read(source)
-    heatmap = explainer(images.prepare(image, size, crop_fraction))
-    side = max(size, PICTURE_SIDE)
-    pixels = images.prepare(image, side, crop_fraction)
-    enlarged = Image.fromarray(heatmap).resize((side, side), Image.Resampling.BILINEAR)
-    return Image.fromarray(np.hstack([pixels, plots.overlay(pixels, np.asarray(enlarged))]))
 
 
 def _ends(model: keras.Model) -> tuple[Any, Any]:

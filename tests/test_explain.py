@@ -225,29 +225,25 @@ def test_predict_writes_pictures(model_files, tmp_path):
         file.parent.mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (70, 90, 3), np.uint8)).save(file)
     predictor = ke.Predictor(model_files["keras"])
-    results = [{"file": str(file)} for file in files]
     folder = tmp_path / "why"
-    passed = explain.with_pictures(
-        iter(results), {str(file): file for file in files}, predictor, model_files["keras"], folder
-    )
-    first = next(passed)
-    assert first["explanation"] == str(folder / "x.png")
+    passed = explain.explained(predictor, [*files, tmp_path / "none.jpg"], folder)
+    first, answer, picture = next(passed)
+    assert (first, picture) == (files[0], folder / "x.png")
+    expected = predictor.classify(files[0])
+    assert answer.labels == expected.labels
+    np.testing.assert_allclose(answer.scores, expected.scores, atol=1e-5)
     assert not folder.exists()  # not before all are there
-    rest = list(passed)
-    assert [Path(row["explanation"]).name for row in rest] == ["x-2.png", "y.png"]
+    *rest, (_, error, nothing) = list(passed)
+    assert [picture for _, _, picture in rest] == [folder / "x-2.png", folder / "y.png"]
+    assert "none.jpg does not exist" in str(error)
+    assert nothing is None
     assert sorted(path.name for path in folder.iterdir()) == ["x-2.png", "x.png", "y.png"]
     with Image.open(folder / "y.png") as picture:
         assert picture.size == (2 * explain.PICTURE_SIDE, explain.PICTURE_SIDE)
         left = np.asarray(picture)[:, : explain.PICTURE_SIDE]
     expected = ke.data.images.prepare(Image.open(files[2]), explain.PICTURE_SIDE, 0.875)
     np.testing.assert_array_equal(left, expected)
-    stopped = explain.with_pictures(
-        iter(results),
-        {str(file): file for file in files},
-        predictor,
-        model_files["keras"],
-        tmp_path / "stopped",
-    )
+    stopped = explain.explained(predictor, files, tmp_path / "stopped")
     next(stopped)
     stopped.close()
     assert not (tmp_path / "stopped").exists()

@@ -8,12 +8,13 @@ import click
 from keras_efficientnet._version import __version__
 from keras_efficientnet.cli.benchmark import benchmark
 from keras_efficientnet.cli.compare import compare
+from keras_efficientnet.cli.evaluate import evaluate
 from keras_efficientnet.cli.export import export
 from keras_efficientnet.cli.info import info
 from keras_efficientnet.cli.plot import plot
+from keras_efficientnet.cli.predict import predict
 from keras_efficientnet.cli.scale import scale
 from keras_efficientnet.cli.train import train
-from keras_efficientnet.cli.use import evaluate, predict
 from keras_efficientnet.cli.weights import weights
 from keras_efficientnet.errors import InputError, RunError
 

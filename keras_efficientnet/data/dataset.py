@@ -4,10 +4,8 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from keras_efficientnet.data import images
+from keras_efficientnet.data.threads import in_threads
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.task import SINGLE_LABEL, Task
 
@@ -363,17 +362,6 @@ class FileExamples:
             return content, orientation, label
 
         return at
-
-
-def in_threads(function: Callable, items: Iterable, workers: int | None = None) -> Iterator:
-    """Maps in order over a pool of threads, a bounded number of items ahead."""
-    workers = workers or os.cpu_count() or 1
-    remaining = iter(items)
-    with ThreadPoolExecutor(workers) as pool:
-        pending = [pool.submit(function, item) for item in islice(remaining, 4 * workers)]
-        while pending:
-            yield pending.pop(0).result()
-            pending += [pool.submit(function, item) for item in islice(remaining, 1)]
 
 
 def stratified_split(labels: Any, test_count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -20,10 +20,10 @@ from keras_efficientnet.data.dataset import (
     FileExamples,
     ImageFile,
     LeftOut,
-    in_threads,
     slug,
     stratified_split,
 )
+from keras_efficientnet.data.threads import in_threads
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.files import is_text
 

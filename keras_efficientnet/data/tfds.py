@@ -14,9 +14,9 @@ from keras_efficientnet.data.dataset import (
     TEST_NAMES,
     TRAIN_NAMES,
     Dataset,
-    in_threads,
     slug,
 )
+from keras_efficientnet.data.threads import in_threads
 from keras_efficientnet.errors import InputError, reason
 
 SHUFFLE_BUFFER = 10_000

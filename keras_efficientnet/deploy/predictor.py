@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from keras_efficientnet.data import images
-from keras_efficientnet.data.dataset import in_threads
+from keras_efficientnet.data.threads import attempt, in_threads
 from keras_efficientnet.deploy import runtime
 from keras_efficientnet.description import ModelDescription, read_description
 from keras_efficientnet.errors import InputError, reason
@@ -150,7 +151,7 @@ class Predictor:
         """
         sources = iter(sources)
         while group := list(islice(sources, runtime.BATCH_SIZE)):
-            prepared = list(in_threads(self._try_to_prepare, group, self.threads))
+            prepared = list(in_threads(partial(attempt, self.prepare), group, self.threads))
             good = [pixels for pixels in prepared if not isinstance(pixels, InputError)]
             scores = iter(self.scores(np.stack(good)) if good else ())
             for source, pixels in zip(group, prepared, strict=True):
@@ -159,11 +160,10 @@ class Predictor:
                 else:
                     yield source, self.top(next(scores), count)
 
-    def _try_to_prepare(self, source: Any) -> np.ndarray | InputError:
-        try:
-            return self.prepare(source)
-        except InputError as error:
-            return error
+    @property
+    def keras_model(self) -> Any:
+        """The `keras.Model` of a .keras file; None of a file of another format."""
+        return self._runner.keras_model
 
     def prepare(self, source: Any) -> np.ndarray:
         """Reads one image as in evaluation.

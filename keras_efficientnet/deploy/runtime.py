@@ -40,11 +40,13 @@ class Runner:
             scores `[count, classes]`.
         input_shape: of one image; None where a size is free.
         output_shape: of what one image gives; None where a size is free.
+        keras_model: that was loaded; None of other formats.
     """
 
     run: Callable[[np.ndarray], np.ndarray]
     input_shape: tuple[int | None, ...]
     output_shape: tuple[int | None, ...]
+    keras_model: Any = None
 
 
 def open_model(path: str | Path, threads: int | None = None) -> Runner:
@@ -97,7 +99,7 @@ def _keras(path: Path) -> Runner:
                 [np.asarray(model.predict_on_batch(batch)) for batch in _batches(images)]
             )
 
-    return Runner(run, tuple(model.input_shape[1:]), tuple(model.output_shape[1:]))
+    return Runner(run, tuple(model.input_shape[1:]), tuple(model.output_shape[1:]), model)
 
 
 def _saved_model(path: Path) -> Runner:

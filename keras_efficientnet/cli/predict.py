@@ -1,20 +1,17 @@
-"""`keras-efficientnet evaluate` and `predict`."""
+"""`keras-efficientnet predict`."""
 
 import csv
-import dataclasses
 import glob
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 from keras_efficientnet.cli.common import (
-    DATA_HELP,
-    data_options,
     json_option,
     open_model,
     percent,
@@ -25,34 +22,6 @@ from keras_efficientnet.cli.common import (
 from keras_efficientnet.errors import InputError
 
 RESULT_SUFFIXES = (".csv", ".jsonl")
-
-
-@click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@data_options("--data", DATA_HELP, required=True)
-@json_option
-def evaluate(model, load_data, as_json):
-    """Measure the accuracy of MODEL on held-out images.
-
-    MODEL is a .keras, .tflite or .onnx file or a SavedModel folder. Below the table stand the
-    classes that were taken for one another most often.
-    """
-    from keras_efficientnet.deploy.evaluation import evaluate as run
-
-    result = run(open_model(model), load_data())
-    if as_json:
-        print_json(dataclasses.asdict(result))
-        return
-    top5 = ["top 5 accuracy"] if result.top5_accuracy is not None else []
-    rows = table("class", "images", "accuracy", *top5)
-    for name, row in [*result.classes.items(), ("all", result)]:
-        if row is result:
-            rows.add_section()
-        shares = [row.accuracy, row.top5_accuracy][: 1 + len(top5)]
-        rows.add_row(name, str(row.images), *map(percent, shares))
-    print_table(rows)
-    for mistake in result.confusions[:5]:
-        click.echo(f"{mistake.label} taken for {mistake.taken_for}: {mistake.images}")
 
 
 @click.command()
@@ -74,7 +43,7 @@ def evaluate(model, load_data, as_json):
     "--explain",
     "pictures",
     type=click.Path(path_type=Path),
-    help="Folder for pictures of what speaks for the best class; MODEL is a .keras file then.",
+    help="Folder for pictures of where each image shows its best class; takes a .keras MODEL.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option(
@@ -103,39 +72,27 @@ def predict(model, paths, top, output, pictures, overwrite, workers, as_json):
     if output and output.suffix not in RESULT_SUFFIXES:
         raise InputError(f"--output {str(output)!r} must end in {' or '.join(RESULT_SUFFIXES)}.")
     files = list(_image_files(paths))
-    skipped: list[dict[str, str]] = []
+    left_out: list[dict[str, str]] = []
     predictor = open_model(model, workers)
-    results = _classified(predictor, files, top, skipped)
-    if pictures:
-        from keras_efficientnet.native_logs import suppress_native_logs
-
-        with suppress_native_logs():  # TensorFlow's start-up notes
-            from keras_efficientnet.explain import with_pictures
-        named = {click.format_filename(file): file for file in files}
-        results = with_pictures(results, named, predictor, model, pictures, overwrite)
+    results = _classified(_answers(predictor, top, pictures, overwrite), files, left_out)
     if output:
         from keras_efficientnet.files import atomic_write
 
         with atomic_write(output, overwrite) as path:
-            _write(path, results, top)
-        read = len(files) - len(skipped)
+            _write(path, results)
+        read = len(files) - len(left_out)
         if as_json:
-            print_json({"output": str(output), "images": read, "skipped": skipped})
+            print_json({"output": str(output), "images": read, "skipped": left_out})
         else:
             click.echo(f"Written to {output}: {read} images.")
     elif as_json:
         print_json(list(results))
     else:
-        rows = table("image", "class", "score")
-        for result in results:
-            for rank, row in enumerate(result["top"]):
-                rows.add_row("" if rank else result["file"], row["label"], percent(row["score"]))
-            rows.add_section()
-        print_table(rows)
+        _print(results)
     if pictures and not as_json:
         click.echo(f"Pictures written to {pictures}.")
-    if skipped:
-        click.echo(f"{len(skipped)} of {len(files)} files were skipped.", err=True)
+    if left_out:
+        click.echo(f"{len(left_out)} of {len(files)} files were skipped.", err=True)
 
 
 def _image_files(paths: Iterable[str]) -> Iterator[str]:
@@ -163,27 +120,47 @@ def _image_files(paths: Iterable[str]) -> Iterator[str]:
         yield from files
 
 
+def _answers(predictor, top: int, pictures: Path | None, overwrite: bool) -> Callable:
+    """Returns what makes of files each file, its answer, and the path of its picture or None."""
+    if not pictures:
+        return lambda files: ((*pair, None) for pair in predictor.stream(files, top))
+    from keras_efficientnet.native_logs import suppress_native_logs
+
+    with suppress_native_logs():  # TensorFlow's start-up notes
+        from keras_efficientnet.explain import explained
+    return lambda files: explained(predictor, files, pictures, top, overwrite)
+
+
 def _classified(
-    predictor, files: list[str], top: int, skipped: list[dict[str, str]]
+    answers: Callable, files: list[str], left_out: list[dict[str, str]]
 ) -> Iterator[dict[str, Any]]:
     """Yields a result for each image, and names and collects the files that are none."""
     from tqdm import tqdm
 
     with tqdm(files, desc="Predicting", unit="img", leave=False, disable=None) as bar:
-        for file, answer in predictor.stream(bar, top):
+        for file, answer, picture in answers(bar):
             # Names that are not text in the system's encoding cannot be printed as they are.
             name = click.format_filename(file)
             if isinstance(answer, InputError):
-                skipped.append({"file": name, "error": str(answer)})
+                left_out.append({"file": name, "error": str(answer)})
                 bar.write(f"Skipped: {' '.join(str(answer).split())}", file=sys.stderr)
                 continue
-            pairs = [{"label": label, "score": score} for label, score in answer]
-            yield {"file": name, "top": pairs}
-    if len(skipped) == len(files):
-        raise InputError(f"No image could be read: {skipped[0]['error']}")
+            result = {"file": name, "top": [{"label": at, "score": score} for at, score in answer]}
+            yield {**result, "explanation": str(picture)} if picture else result
+    if len(left_out) == len(files):
+        raise InputError(f"No image could be read: {left_out[0]['error']}")
 
 
-def _write(path: Path, results: Iterator[dict[str, Any]], top: int) -> None:
+def _print(results: Iterator[dict[str, Any]]) -> None:
+    rows = table("image", "class", "score")
+    for result in results:
+        for rank, row in enumerate(result["top"]):
+            rows.add_row("" if rank else result["file"], row["label"], percent(row["score"]))
+        rows.add_section()
+    print_table(rows)
+
+
+def _write(path: Path, results: Iterator[dict[str, Any]]) -> None:
     """Writes results as they come, in the format that the suffix names."""
     with path.open("w", encoding="utf-8", newline="") as file:
         if path.suffix == ".jsonl":

@@ -6,14 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 import keras_efficientnet as ke
 from keras_efficientnet.cli import main
+from keras_efficientnet.data import images
 
 
 @pytest.fixture
@@ -149,25 +150,68 @@ def test_a_file_name_that_is_not_text_is_written_readably(command, lite, folder,
     assert json.loads(out)[0]["file"].endswith("caf\ufffd.jpg")
 
 
+STOPPED = """
+import signal, sys
+from keras_efficientnet import cli, deploy
+
+stream = deploy.Predictor.stream
+
+def waits(self, sources, count):
+    for index, result in enumerate(stream(self, sources, count)):
+        if index == 640:
+            print("in the middle", flush=True)
+            signal.pause()
+        yield result
+
+deploy.Predictor.stream = waits
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has none
+cli.main()
+"""
+
+
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_run_leaves_no_torn_result(lite, folder, tmp_path, stop):
-    photos = [str(folder / "b.jpg")] * 3000
+    output = tmp_path / "results.csv"
+    photos = [str(folder / "b.jpg")] * 1000
     process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "keras_efficientnet.cli", "predict", str(lite), *photos),
-            *("--output", str(tmp_path / "results.csv")),
-        ],
+        [sys.executable, "-c", STOPPED, "predict", str(lite), *photos, "--output", str(output)],
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 120
-    while not any(path.stat().st_size for path in tmp_path.glob(".*/*")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    assert process.stdout
+    assert process.stdout.readline() == "in the middle\n"
+    assert [path.name for path in tmp_path.glob(".*/*") if path.stat().st_size] == ["results.csv"]
     process.send_signal(stop)
-    _, err = process.communicate(timeout=60)
-    assert not (tmp_path / "results.csv").exists()
+    _, err = process.communicate(timeout=300)
+    assert not output.exists()
     if stop == signal.SIGINT:
         assert (process.returncode, err.strip()) == (130, "Error: Interrupted.")
         assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_beside_results(command, model_files, folder, tmp_path, monkeypatch):
+    """The model is opened once, and each image decoded once."""
+    opened, read = [], []
+    load, decode = keras.saving.load_model, images.read
+    monkeypatch.setattr(
+        keras.saving, "load_model", lambda *a, **k: opened.append(a) or load(*a, **k)
+    )
+    monkeypatch.setattr(images, "read", lambda source: read.append(source) or decode(source))
+    why = tmp_path / "why"
+    code, out, err = command(
+        "predict", model_files["keras"], folder, "--explain", why, "--json", "--top", 1
+    )
+    assert code == 0, err
+    results = json.loads(out)
+    assert [row["explanation"] for row in results] == [
+        str(why / f"{name}.png") for name in ("a", "b", "c", "d")
+    ]
+    assert sorted(path.name for path in why.iterdir()) == ["a.png", "b.png", "c.png", "d.png"]
+    assert "broken.jpg" in err
+    assert len(opened) == 1
+    assert len(read) == 5
+    code, _, err = command("predict", model_files["float32"], folder, "--explain", why / "again")
+    assert code == 2
+    assert "Only a .keras file has the gradients" in err
+    assert not (why / "again").exists()

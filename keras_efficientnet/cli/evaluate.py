@@ -1,0 +1,45 @@
+"""`keras-efficientnet evaluate`."""
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from keras_efficientnet.cli.common import (
+    DATA_HELP,
+    data_options,
+    json_option,
+    open_model,
+    percent,
+    print_json,
+    print_table,
+    table,
+)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@data_options("--data", DATA_HELP, required=True)
+@json_option
+def evaluate(model, load_data, as_json):
+    """Measure the accuracy of MODEL on held-out images.
+
+    MODEL is a .keras, .tflite or .onnx file or a SavedModel folder. Below the table stand the
+    classes that were taken for one another most often.
+    """
+    from keras_efficientnet import deploy
+
+    result = deploy.evaluate(open_model(model), load_data())
+    if as_json:
+        print_json(dataclasses.asdict(result))
+        return
+    top5 = ["top 5 accuracy"] if result.top5_accuracy is not None else []
+    rows = table("class", "images", "accuracy", *top5)
+    for name, row in [*result.classes.items(), ("all", result)]:
+        if row is result:
+            rows.add_section()
+        shares = [row.accuracy, row.top5_accuracy][: 1 + len(top5)]
+        rows.add_row(name, str(row.images), *map(percent, shares))
+    print_table(rows)
+    for mistake in result.confusions[:5]:
+        click.echo(f"{mistake.label} taken for {mistake.taken_for}: {mistake.images}")
