@@ -1,19 +1,40 @@
 """The page at the end of a run: right figures, no foreign markup, and readable in a browser."""
 
-import csv
 import dataclasses
 import html.parser
+import json
+import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import keras_efficientnet as ke
-from keras_efficientnet import report as report_page
-from keras_efficientnet.data.dataset import ArrayExamples, Dataset, FileExamples, ImageFile
+from keras_efficientnet.data.dataset import (
+    ArrayExamples,
+    Dataset,
+    FileExamples,
+    ImageFile,
+    LeftOut,
+)
+from keras_efficientnet.deploy.export_report import (
+    ExportedFile,
+    ExportReport,
+    FailedFile,
+    FloatPart,
+    Int8Report,
+)
+from keras_efficientnet.report import (
+    RunReport,
+    RunSettings,
+    read_report,
+    render,
+    summarize_scores,
+)
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -40,25 +61,72 @@ class Page(html.parser.HTMLParser):
         self.text += data
 
 
-def a_report(**changes):
-    return {
-        "variant": "B0",
-        "data": "folder:photos",
-        "train_images": 1437,
-        "image_size": 64,
-        "seed": 0,
-        "recipe": {"name": "small", "augmentation": {"policy": "none"}},
-        "epochs": 3,
-        "parameters": 4_020_358,
-        "test_images": 6,
-        "skipped": [{"file": "odd/name.jpg", "reason": "truncated"}],
-        "agreement": {"keras": 1.0, "tflite_float32": 1.0, "tflite_int8": 0.75},
-        "max_abs_difference": {"keras": 0.0, "tflite_float32": 1e-6, "tflite_int8": 0.25},
-        "test_accuracy": {"keras": 0.625, "tflite_float32": 0.625, "tflite_int8": 0.5},
-        "files": {"model.keras": 16e6, "model_float32.tflite": 16.1e6, "model_int8.tflite": 4.9e6},
-        "seconds": 61.0,
-        **changes,
-    }
+SETTINGS = RunSettings(
+    variant="B0",
+    data="folder:photos",
+    train_images=1437,
+    image_size=64,
+    train_image_size=64,
+    seed=0,
+    weights=None,
+    recipe={"name": "small", "epochs": 3, "augmentation": {"policy": "none"}},
+    precision="float32",
+    accumulation=1,
+    class_weights=False,
+)
+EXPORT = ExportReport(
+    directory="saved_models/photos-b0",
+    files=(
+        ExportedFile("model.keras", "keras", "float32", 16_000_000, 1.0, 0.0, 0.625),
+        ExportedFile(
+            *("model_float32.tflite", "tflite", "float32", 16_100_000, 1.0, 1e-6, 0.625, 6.5),
+            operators={"CONV_2D": 50},
+        ),
+        ExportedFile(
+            *("model_int8.tflite", "tflite", "int8", 4_900_000, 0.75, 0.25, 0.5, 3.25),
+            int8=Int8Report(0.9, 0.98, 32, 21.5, float_parts=(FloatPart("top", 2, 1.5, 99, 1.1),)),
+        ),
+    ),
+    failed=(),
+    images=6,
+    compared_on="held-out images",
+    source_accuracy=0.625,
+    preprocessing="inside the graph",
+)
+
+
+def some_data(names=("cat", "dog", "fox"), files=()):
+    """A data set of six held-out images, which are files if there are names for them."""
+    labels = np.array([0, 0, 1, 1, 2, 2])
+    pixels = 40 * (
+        np.zeros((6, 64, 64, 3), np.uint8) + np.arange(6, dtype=np.uint8)[:, None, None, None]
+    )
+    test = ArrayExamples(pixels, labels)
+    if files:
+        test = FileExamples(
+            [
+                ImageFile(Path(file), label, 1, 64, 64)
+                for file, label in zip(files, labels, strict=True)
+            ]
+        )
+    left_out = (LeftOut("odd/name.jpg", "truncated"),)
+    return Dataset(
+        "photos", "folder:photos", tuple(names), ArrayExamples(pixels, labels), test, 1.0, False,
+        left_out=left_out,
+    )  # fmt: skip
+
+
+# Three of the six images are wrong: image 4 is the worst mistake, then 1, then 3.
+SCORES = np.array(
+    [[0.9, 0.1, 0], [0.2, 0.8, 0], [0.1, 0.9, 0], [0.5, 0.4, 0.1], [0, 0.99, 0.01], [0, 0, 1]]
+)
+
+
+def a_report(dataset=None, scores=SCORES, **changes):
+    dataset = dataset or some_data()
+    found = summarize_scores(scores, dataset.test.labels, dataset, file="model_float32.tflite")
+    report = RunReport(SETTINGS, dataset.summary, 4_020_358, 61.0, "a processor", EXPORT, found)
+    return dataclasses.replace(report, **changes)
 
 
 def a_history(epochs=3):
@@ -69,19 +137,9 @@ def a_history(epochs=3):
     ]  # fmt: skip
 
 
-def some_details(names=("cat", "dog", "fox"), files=()):
-    """Six images, three of them wrong: image 4 worst, then 1, then 3."""
-    scores = np.array(
-        [[0.9, 0.1, 0], [0.2, 0.8, 0], [0.1, 0.9, 0], [0.5, 0.4, 0.1], [0, 0.99, 0.01], [0, 0, 1]]
-    )
-    labels = np.array([0, 0, 1, 1, 2, 2])
-    images = np.zeros((6, 64, 64, 3), np.uint8) + np.arange(6, dtype=np.uint8)[:, None, None, None]
-    return report_page.Details(tuple(names), 40 * images, labels, scores, names=tuple(files))
-
-
-def page_of(details=None, **changes):
-    latencies = {"model_float32.tflite": 6.5, "model_int8.tflite": 3.25}
-    return report_page.html(a_report(**changes), a_history(), latencies, details or some_details())
+def page_of(report):
+    images = [np.zeros((64, 64, 3), np.uint8)] * len(report.evaluation.mistakes)
+    return render(report, a_history(), images)
 
 
 def cells(text):
@@ -93,8 +151,29 @@ def cells(text):
     ]
 
 
+def test_the_json_gives_the_report_back(tmp_path):
+    undecodable = os.fsdecode(b"/photos/\xff.jpg")
+    report = a_report(some_data(files=[undecodable] * 6))
+    report.write(tmp_path / "report.json")
+    assert read_report(tmp_path / "report.json") == report
+    content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert (content["version"], content["data"]["images"]["test"]) == (2, 6)
+    assert content["export"]["files"][2]["int8"]["float_parts"][0]["part"] == "top"
+    assert content["evaluation"]["mistakes"][0]["path"] == undecodable
+    no_evaluation = a_report(evaluation=None)
+    no_evaluation.write(tmp_path / "report.json")
+    assert read_report(tmp_path / "report.json") == no_evaluation
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"version": 1}', '{"version": 2}', "\0"])
+def test_what_is_no_report_is_refused(tmp_path, content):
+    (tmp_path / "report.json").write_text(content)
+    with pytest.raises(ke.InputError, match="is not a run's report of version 2"):
+        read_report(tmp_path / "report.json")
+
+
 def test_every_file_has_its_accuracy_fidelity_size_and_latency():
-    rows = cells(page_of())
+    rows = cells(page_of(a_report()))
     assert ["model.keras", "more training", "62.5 %", "100.0 %", "0.0e+00", "16.0 MB", "-"] in rows
     assert [
         *("model_int8.tflite", "phones", "50.0 %", "75.0 %", "2.5e-01", "4.9 MB", "3.25 ms"),
@@ -104,9 +183,9 @@ def test_every_file_has_its_accuracy_fidelity_size_and_latency():
 
 
 def test_classes_and_confusions_are_counted():
-    details = some_details()
-    np.testing.assert_array_equal(details.counts, [[1, 1, 0], [1, 1, 0], [0, 1, 1]])
-    rows = cells(page_of(details))
+    report = a_report()
+    assert report.evaluation.matrix == ((1, 1, 0), (1, 1, 0), (0, 1, 1))
+    rows = cells(page_of(report))
     # images, recall, precision
     assert ["cat", "2", "50.0 %", "50.0 %", ""] in rows
     assert ["dog", "2", "50.0 %", "33.3 %", ""] in rows
@@ -115,9 +194,21 @@ def test_classes_and_confusions_are_counted():
     assert sorted(confused) == [["cat", "dog", "1"], ["dog", "cat", "1"], ["fox", "dog", "1"]]
 
 
+def test_many_classes_have_no_matrix():
+    names = [f"class {index}" for index in range(61)]
+    report = a_report(some_data(names), np.eye(6, 61))
+    assert report.evaluation.matrix is None
+    assert 'alt="Confusion matrix"' not in page_of(report)
+
+
 def test_the_worst_mistakes_come_first():
-    text = page_of(some_details(files=[f"/photos/{index}.jpg" for index in range(6)]))
-    captions = re.findall(r"<figcaption>(.*?)</figcaption>", text)
+    report = a_report(some_data(files=[f"/photos/{index}.jpg" for index in range(6)]))
+    assert [(each.index, each.label, each.taken_for) for each in report.evaluation.mistakes] == [
+        (4, "fox", "dog"),
+        (1, "cat", "dog"),
+        (3, "dog", "cat"),
+    ]
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page_of(report), re.DOTALL)
     plain = [re.sub("<.*?>", " ", caption).split() for caption in captions]
     assert [(words[0], words[3].rstrip(","), words[-1]) for words in plain] == [
         ("fox", "dog", "4.jpg"),
@@ -126,23 +217,51 @@ def test_the_worst_mistakes_come_first():
     ]
 
 
+def test_a_page_says_of_how_few_images_it_speaks():
+    found = a_report().evaluation
+    few = dataclasses.replace(found, result=dataclasses.replace(found.result, images=4))
+    assert "From 4 of the 6 held-out images." in page_of(a_report(evaluation=few))
+    assert "of the 6 held-out images." not in page_of(a_report())
+
+
 def test_a_run_without_mistakes_says_so():
-    details = some_details()
-    right = dataclasses.replace(details, labels=details.scores.argmax(1))
-    assert "<h2>Mistakes</h2><p>None.</p>" in page_of(right)
+    text = page_of(a_report(scores=np.eye(3)[[0, 0, 1, 1, 2, 2]]))
+    assert re.search(r"<h2>Mistakes</h2>\s*<p>None.</p>", text)
+
+
+def test_a_file_that_could_not_be_made_is_named():
+    export = dataclasses.replace(
+        EXPORT,
+        failed=(FailedFile("model_int8.tflite", "no <b> room"),),
+        warnings=("few images",),
+    )
+    text = page_of(a_report(export=export))
+    assert "<p>model_int8.tflite could not be made: no &lt;b&gt; room</p>" in text
+    assert "<p>few images</p>" in text
+    assert "From model_float32.tflite, the worst class first." in text
+
+
+def test_an_evaluation_that_failed_leaves_the_rest():
+    text = render(a_report(evaluation=None), a_history())
+    assert "<h2>Files</h2>" in text
+    assert "<h2>Classes</h2>" not in text
 
 
 def test_names_cannot_become_markup():
     files = [f"/photos/{name}.jpg" for name in HOSTILE * 2]
+    file = dataclasses.replace(EXPORT.files[0], name=HOSTILE[0])
+    data = dataclasses.replace(some_data(HOSTILE, files), left_out=(LeftOut(*HOSTILE[:2]),))
+    recipe = {"name": HOSTILE[0], "epochs": 3, HOSTILE[1]: HOSTILE[2]}
     text = page_of(
-        some_details(HOSTILE, files),
-        data=f"folder:{HOSTILE[1]}",
-        skipped=[{"file": HOSTILE[0], "reason": HOSTILE[1]}],
-        recipe={"name": HOSTILE[0], HOSTILE[1]: HOSTILE[2]},
-        files={HOSTILE[0]: 1},
+        a_report(
+            data,
+            settings=dataclasses.replace(SETTINGS, data=f"folder:{HOSTILE[1]}", recipe=recipe),
+            export=dataclasses.replace(EXPORT, files=(file,), warnings=(HOSTILE[0],)),
+            machine=HOSTILE[1],
+        )
     )
     page = Page(text)
-    plain = Page(page_of(some_details(files=["x.jpg"] * 6)))
+    plain = Page(page_of(a_report(some_data(files=["x.jpg"] * 6))))
     assert {tag for tag, _ in page.elements} == {tag for tag, _ in plain.elements}
     allowed = {"src", "alt", "class", "style", "title", "lang", "charset", "content", "name"}
     for tag, attributes in page.elements:
@@ -154,80 +273,6 @@ def test_names_cannot_become_markup():
         assert name in page.text
     assert "default-src 'none'" in text
     assert not re.search(r"url\(|@import|https?://", re.sub(r"base64,[^\"]*", "", text))
-
-
-@pytest.fixture
-def finished(tmp_path, model_files):
-    """A run's folder before its page is written, the data and the held-out images."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    shutil.copy(model_files["keras"], folder / "model.keras")
-    shutil.copytree(model_files["saved_model"], folder / "saved_model")
-    shutil.copy(model_files["float32"], folder / "model_float32.tflite")
-    shutil.copy(model_files["int8"], folder / "model_int8.tflite")
-    with (folder / "history.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(a_history()[0]))
-        writer.writeheader()
-        writer.writerows(a_history())
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (10, 64, 64, 3), np.uint8)
-    labels = np.arange(10) % 3
-    files = []
-    for index, image in enumerate(pixels):
-        path = tmp_path / f"{index}.png"
-        Image.fromarray(image).save(path)
-        files.append(ImageFile(path, int(labels[index]), 1, 64, 64))
-    train = ArrayExamples(pixels, labels)
-    data = Dataset("p", "folder:p", ("chat", "犬", "лиса"), train, FileExamples(files), 1.0, False)
-    names = ("model.keras", "saved_model", "model_float32.tflite", "model_int8.tflite")
-    report = a_report(files=dict.fromkeys(names, 1e6), test_images=10)
-    return folder, report, data, (pixels, labels)
-
-
-def test_the_files_of_a_run_are_timed_and_asked(finished, capfd):
-    folder, report, data, held_out = finished
-    report_page.write_report(*finished)
-    assert capfd.readouterr().err == ""
-    text = (folder / "report.html").read_text(encoding="utf-8")
-    rows = {row[0]: row for row in cells(text) if len(row) == 7}
-    assert set(rows) == set(report["files"])
-    assert all(float(row[-1].removesuffix(" ms")) > 0 for row in rows.values())
-    predicted = ke.Predictor(folder / "model_float32.tflite").scores(held_out[0]).argmax(1)
-    wrong = {f"{index}.png" for index in np.flatnonzero(predicted != held_out[1])}
-    assert set(re.findall(r"<small.*?>(.*?)</small>", text)) == wrong
-    assert wrong
-    for name in data.class_names:
-        assert name in text
-
-
-def test_fewer_images_are_looked_at_where_there_is_no_time(finished):
-    folder, _, data, held_out = finished
-    file = folder / report_page.DETAILS_FROM
-    details = report_page._details(file, data, held_out, 1000 * report_page.DETAILS_SECONDS / 4)
-    assert [name.rpartition("/")[2] for name in details.names] == [
-        f"{index}.png" for index in (0, 3, 6, 9)
-    ]
-    np.testing.assert_array_equal(details.images, held_out[0][[0, 3, 6, 9]])
-    assert "From 4 of the 6 held-out images" in page_of(details)
-
-
-def test_a_file_that_could_not_be_made_is_told(finished):
-    folder, report, data, held_out = finished
-    del report["files"]["model_float32.tflite"]
-    report |= {"failed": {"tflite_float32": "no <b> room"}, "warnings": ["few images"]}
-    report_page.write_report(folder, report, data, held_out)
-    text = (folder / "report.html").read_text(encoding="utf-8")
-    assert "<p>tflite_float32 could not be made: no &lt;b&gt; room</p><p>few images</p>" in text
-    assert "From model.keras, the worst class first." in text
-
-
-def test_a_page_that_fails_costs_nothing(finished, capsys):
-    folder, *_ = finished
-    (folder / "history.csv").unlink()
-    report_page.write_report(*finished)
-    assert "report.html could not be written: " in capsys.readouterr().err
-    assert not (folder / "report.html").exists()
-    assert (folder / "model.keras").exists()
 
 
 def chromium(path, tmp_path, *options):
@@ -255,7 +300,7 @@ def colour(code):
 def test_a_browser_shows_it_in_light_and_dark(theme, setting, tmp_path):
     path = tmp_path / "report.html"
     names = (*HOSTILE[:2], "fox")
-    path.write_text(page_of(some_details(names)), encoding="utf-8")
+    path.write_text(page_of(a_report(some_data(names))), encoding="utf-8")
     shot = tmp_path / "shot.png"
     scheme = f"--blink-settings=preferredColorScheme={setting}"
     chromium(path, tmp_path, scheme, f"--screenshot={shot}")
