@@ -60,7 +60,7 @@ class Diagram:
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width} {self.height}" '
             f'width="{self.width}" height="{self.height}">\n'
             "<style>text{font-family:'DejaVu Sans',Verdana,sans-serif;text-anchor:middle;"
-            "font-size:10px}.name{font-size:11.5px;font-weight:bold}.sign{font-size:15px}"
+            "font-size:10.5px}.name{font-size:12px;font-weight:bold}.sign{font-size:15px}"
             ".box{stroke-width:1.2}.line{fill:none;stroke-width:1.3}"
             f".left{{text-anchor:start}}{light}@media (prefers-color-scheme:dark){{{dark}}}"
             "</style>\n"

@@ -10,7 +10,7 @@ from mkdocs.structure.files import File, Files
 from keras_efficientnet.cli import group
 
 PACKAGE = "keras_efficientnet"
-NOT_LISTED = {"cli", "files", "gradients", "native_logs", "plot_style"}
+NOT_LISTED = {"cli", "files", "gradients", "native_logs", "plot_style", "run_folder"}
 """Modules that are of no use by themselves."""
 
 
@@ -60,7 +60,9 @@ def commands_page() -> str:
     sections = ["# Commands\n\nWhat `--help` says of each.\n"]
 
     def add(command: click.Command, parent: click.Context | None, name: str):
-        context = click.Context(command, parent, name, terminal_width=90)
+        context = click.Context(
+            command, parent, name, terminal_width=76, **command.context_settings
+        )
         sections.append(f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n")
         if isinstance(command, click.Group):
             for child in command.list_commands(context):
