@@ -8,11 +8,13 @@ profiler counts two for each. Batch normalization folds into the convolution ahe
 at inference and counts nothing.
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from keras_efficientnet import scaling
-from keras_efficientnet.errors import InputError
-from keras_efficientnet.scaling import BlockSpec, Variant
+from keras_efficientnet.errors import require_range
+from keras_efficientnet.scaling import ConvSpec, Variant
 
 
 @dataclass(frozen=True)
@@ -92,96 +94,65 @@ def network_cost(
         include_top: count the classifier.
 
     Raises:
-        InputError: if the variant is unknown or a number is not positive.
+        InputError: if the variant is unknown, or a number is not whole, below 1 or enormous.
     """
     variant = scaling.get_variant(variant)
     size = variant.resolution if image_size is None else image_size
     for name, value in (("image_size", size), ("classes", classes), ("channels", channels)):
-        if value < 1:
-            raise InputError(f"{name}={value} must be at least 1.")
-        if not value <= scaling.MAX_NUMBER:
-            raise InputError(f"{name}={value} must be at most {scaling.MAX_NUMBER:,}.")
+        require_range(name, value, 1, scaling.MAX_NUMBER, whole=True)
 
-    parts = [_stem(size, channels, scaling.stem_filters(variant))]
+    parts = [
+        part_cost("stem", (size, size, channels), [scaling.stem_convolution(variant, channels)])
+    ]
     for block in scaling.expand_blocks(variant):
-        parts.append(_block(block, parts[-1].output_shape))
-    parts.append(_head(parts[-1].output_shape, scaling.head_filters(variant)))
+        convolutions = filter(None, scaling.block_convolutions(block))
+        excite = block.expanded_filters, block.se_filters
+        parts.append(part_cost(block.name, parts[-1].output_shape, convolutions, excite))
+    head = scaling.head_convolution(variant, parts[-1].output_shape[-1])
+    parts.append(part_cost("head", parts[-1].output_shape, [head]))
     if include_top:
-        features = scaling.head_filters(variant)
-        parts.append(
-            LayerCost(
-                name="classifier",
-                trainable=(features + 1) * classes,
-                non_trainable=0,
-                multiply_adds=features * classes,
-                activations=classes,
-                output_shape=(1, 1, classes),
-            )
-        )
+        parts.append(_classifier(head.out_filters, classes))
     return NetworkCost(variant.name, size, tuple(parts))
 
 
-class _Counter:
-    """Adds up the convolutions of one part while it follows the image's size."""
+def part_cost(
+    name: str,
+    input_shape: tuple[int, int, int],
+    convolutions: Iterable[ConvSpec],
+    squeeze_excite: tuple[int, int] = (0, 0),
+) -> LayerCost:
+    """Computes what convolutions in a row cost, each with its batch normalization.
 
-    def __init__(self, name: str, input_shape: tuple[int, int, int]):
-        self.name = name
-        self.shape = input_shape
-        self.trainable = self.non_trainable = self.multiply_adds = self.activations = 0
-
-    def conv(self, kernel_size: int, stride: int, filters: int, depthwise: bool = False) -> None:
-        """A convolution without bias, padded to `ceil(size / stride)`, and its batch norm."""
-        height, width, channels = self.shape
-        height, width = -(-height // stride), -(-width // stride)
-        kernel = kernel_size**2 * filters * (1 if depthwise else channels)
-        self.trainable += kernel + 2 * filters
-        self.non_trainable += 2 * filters
-        self.multiply_adds += kernel * height * width
-        self.activations += height * width * filters
-        self.shape = (height, width, filters)
-
-    def squeeze_excite(self, filters: int) -> None:
-        channels = self.shape[2]
-        self.trainable += 2 * channels * filters + filters + channels
-        self.multiply_adds += 2 * channels * filters
-        self.activations += filters + channels
-
-    def total(self) -> LayerCost:
-        return LayerCost(
-            self.name,
-            self.trainable,
-            self.non_trainable,
-            self.multiply_adds,
-            self.activations,
-            self.shape,
+    Args:
+        name: of the part.
+        input_shape: height, width and channels that enter.
+        convolutions: in order; "same" padding makes each side `ceil(side / stride)`.
+        squeeze_excite: channels that it weighs and of its bottleneck; 0 for none.
+    """
+    height, width, filters = input_shape
+    trainable = non_trainable = multiply_adds = activations = 0
+    for conv in convolutions:
+        height, width, filters = (
+            -(-height // conv.stride),
+            -(-width // conv.stride),
+            conv.out_filters,
         )
+        kernel = math.prod(conv.kernel_shape)
+        trainable += kernel + 2 * filters  # scale and offset
+        non_trainable += 2 * filters  # moving mean and variance
+        multiply_adds += kernel * height * width
+        activations += height * width * filters
+    weighed, bottleneck = squeeze_excite
+    if bottleneck:  # two 1x1 convolutions with bias, of one pixel
+        kernels = 2 * weighed * bottleneck
+        trainable += kernels + weighed + bottleneck
+        multiply_adds += kernels
+        activations += weighed + bottleneck
+    return LayerCost(
+        name, trainable, non_trainable, multiply_adds, activations, (height, width, filters)
+    )
 
 
-def _stem(size: int, channels: int, filters: int) -> LayerCost:
-    counter = _Counter("stem", (size, size, channels))
-    counter.conv(3, 2, filters)
-    return counter.total()
-
-
-def _block(block: BlockSpec, input_shape: tuple[int, int, int]) -> LayerCost:
-    counter = _Counter(block.name, input_shape)
-    expands = block.expanded_filters != block.in_filters
-    if block.kind == "mbconv":
-        if expands:
-            counter.conv(1, 1, block.expanded_filters)
-        counter.conv(block.kernel_size, block.stride, block.expanded_filters, depthwise=True)
-    elif expands:
-        counter.conv(block.kernel_size, block.stride, block.expanded_filters)
-    if block.se_filters:
-        counter.squeeze_excite(block.se_filters)
-    if block.kind == "mbconv" or expands:
-        counter.conv(1, 1, block.out_filters)
-    else:
-        counter.conv(block.kernel_size, block.stride, block.out_filters)
-    return counter.total()
-
-
-def _head(input_shape: tuple[int, int, int], filters: int) -> LayerCost:
-    counter = _Counter("head", input_shape)
-    counter.conv(1, 1, filters)
-    return counter.total()
+def _classifier(features: int, classes: int) -> LayerCost:
+    kernel = features * classes
+    return LayerCost("classifier", kernel + classes, 0, kernel, classes, (1, 1, classes))

@@ -1,4 +1,7 @@
-"""The two exceptions that the command line turns into a sentence."""
+"""The two exceptions that the command line turns into a sentence, and how values are refused."""
+
+import numbers
+from collections.abc import Sequence
 
 
 class InputError(ValueError):
@@ -38,3 +41,38 @@ def require(valid: bool, name: str, value: object, accepted: str) -> None:
     """
     if not valid:
         raise InputError(f"{name}={value!r} must be {accepted}.")
+
+
+def require_range(
+    name: str, value: object, low: float, high: float | None = None, whole: bool = False
+) -> None:
+    """Refuses what is no number from `low` to `high`, both included.
+
+    Args:
+        name: of the argument.
+        value: that was given.
+        low: smallest number accepted.
+        high: largest number accepted; None for any.
+        whole: accept whole numbers only.
+
+    Raises:
+        InputError: if it is something else.
+    """
+    valid = (
+        isinstance(value, numbers.Integral if whole else numbers.Real)
+        and low <= value  # false for NaN
+        and (high is None or value <= high)
+    )
+    accepted = f"at least {low:g}" if high is None else f"from {low:g} to {high:,}"
+    if whole:
+        accepted = f"a whole number {'of ' if high is None else ''}{accepted}"
+    require(valid, name, value, accepted)
+
+
+def require_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Refuses what is none of the choices.
+
+    Raises:
+        InputError: if it is none.
+    """
+    require(value in choices, name, value, f"one of {', '.join(map(str, choices))}")

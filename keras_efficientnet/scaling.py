@@ -1,20 +1,19 @@
-"""Compound scaling: from multipliers to a finished list of blocks.
+"""Compound scaling: from multipliers to a finished list of blocks, and what a block consists of.
 
 Standard library only, so that the arithmetic can be used and tested without TensorFlow.
 """
 
 import dataclasses
 import math
-import numbers
 import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import NamedTuple, get_args
 
 from keras_efficientnet import spec
-from keras_efficientnet.errors import InputError
-from keras_efficientnet.spec import BlockKind, VariantSpec
+from keras_efficientnet.errors import InputError, require, require_choice, require_range
+from keras_efficientnet.spec import BlockKind, StageSpec, VariantSpec
 
 # Paper, section 3.3: found by a grid search on B0 at phi = 1.
 ALPHA = 1.2
@@ -23,7 +22,30 @@ GAMMA = 1.15
 
 CHANNEL_DIVISOR = 8
 MAX_NUMBER = 2**24
-"""No size and no number of anything may be larger: the largest published are some thousands."""
+"""Largest image side and channel count accepted; the largest published are some thousands."""
+
+# What can be built: choices, or the smallest and the largest number, whole where they are int.
+_VARIANT_LIMITS = {
+    "width": (1e-6, 1e4),
+    "depth": (1e-6, 1e4),
+    "resolution": (1, MAX_NUMBER),
+    "dropout_rate": (0.0, 0.999),
+    "stem_filters": (1, MAX_NUMBER),
+    "head_filters": (1, MAX_NUMBER),
+    "activation": get_args(spec.Activation),
+    "padding": get_args(spec.Padding),
+}
+_STAGE_LIMITS = {
+    "kind": get_args(spec.BlockKind),
+    "expand_ratio": (1, 1000),
+    "kernel_size": (1, 1000),
+    "stride": (1, 2),
+    "in_filters": (1, MAX_NUMBER),
+    "out_filters": (1, MAX_NUMBER),
+    "repeats": (1, 1000),
+    "se_ratio": (0.0, 100.0),
+    "expand_from": (1, MAX_NUMBER),
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +73,44 @@ class BlockSpec:
     out_filters: int
     se_filters: int
     skip: bool
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    """One convolution without bias, with "same" padding, and the batch normalization behind it.
+
+    Attributes:
+        kernel_size: side of the kernel in pixels.
+        stride: 1 or 2.
+        in_filters: channels that enter.
+        out_filters: channels that leave.
+        depthwise: whether each channel has its own kernel and sees no other channel.
+        activated: whether an activation follows.
+    """
+
+    kernel_size: int
+    stride: int
+    in_filters: int
+    out_filters: int
+    depthwise: bool = False
+    activated: bool = True
+
+    @property
+    def kernel_shape(self) -> tuple[int, int, int, int]:
+        """Height, width, input channels and filters for each, as Keras stores the kernel."""
+        filters = 1 if self.depthwise else self.out_filters
+        return self.kernel_size, self.kernel_size, self.in_filters, filters
+
+
+class BlockConvolutions(NamedTuple):
+    """A block's convolutions in order; None where a block of its kind has none.
+
+    Squeeze-and-excitation, where a block has it, comes ahead of the projection.
+    """
+
+    expand: ConvSpec | None
+    depthwise: ConvSpec | None
+    project: ConvSpec
 
 
 @dataclass(frozen=True)
@@ -107,10 +167,8 @@ def compound_scale(
         InputError: if an argument is not finite, or a growth factor is not positive.
     """
     for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"{name}={value!r} must be a finite number above 0.")
-    if not math.isfinite(phi):
-        raise InputError(f"phi={phi!r} must be a finite number.")
+        require(math.isfinite(value) and value > 0, name, value, "a finite number above 0")
+    require(math.isfinite(phi), "phi", phi, "a finite number")
     try:
         scale = CompoundScale(
             phi=phi,
@@ -150,45 +208,21 @@ def get_variant(variant: Variant) -> VariantSpec:
 
 def _check(variant: VariantSpec) -> None:
     """Refuses a spec that cannot be built."""
+    where = f"Variant {variant.name!r}"
     if not variant.stages:
-        raise InputError(f"Variant {variant.name!r} must have at least one stage.")
-    for name in ("activation", "padding"):
-        _check_choice(f"{name} of variant {variant.name!r}", getattr(variant, name), name.title())
-    for name, low, high in (
-        ("width", 1e-6, 1e4),
-        ("depth", 1e-6, 1e4),
-        ("resolution", 1, MAX_NUMBER),
-        ("stem_filters", 1, MAX_NUMBER),
-        ("head_filters", 1, MAX_NUMBER),
-        ("dropout_rate", 0, 0.999),
-    ):
-        _check_range(f"{name} of variant {variant.name!r}", getattr(variant, name), low, high)
+        raise InputError(f"{where} must have at least one stage.")
+    _check_record(where, variant, _VARIANT_LIMITS)
     for number, stage in enumerate(variant.stages, start=1):
-        where = f"stage {number} of variant {variant.name!r}"
-        _check_choice(f"kind of {where}", stage.kind, "BlockKind")
-        for name, low, high in (
-            ("expand_ratio", 1, 1000),
-            ("kernel_size", 1, 1000),
-            ("stride", 1, 2),
-            ("in_filters", 1, MAX_NUMBER),
-            ("out_filters", 1, MAX_NUMBER),
-            ("repeats", 1, 1000),
-            ("se_ratio", 0, 100),
-        ):
-            _check_range(f"{name} of {where}", getattr(stage, name), low, high)
-        if stage.expand_from is not None:
-            _check_range(f"expand_from of {where}", stage.expand_from, 1, MAX_NUMBER)
+        _check_record(f"{where}, stage {number}", stage, _STAGE_LIMITS)
 
 
-def _check_range(name: str, value: Any, low: float, high: float) -> None:
-    known: Any = value if isinstance(value, numbers.Real) else float("nan")
-    if not low <= known <= high:
-        raise InputError(f"{name} is {value!r} and must be from {low:g} to {high:,}.")
-
-
-def _check_choice(name: str, value: Any, kind: str) -> None:
-    if value not in (known := get_args(getattr(spec, kind))):
-        raise InputError(f"{name} is {value!r} and must be one of {', '.join(known)}.")
+def _check_record(where: str, record: VariantSpec | StageSpec, limits: dict[str, tuple]) -> None:
+    for name, accepted in limits.items():
+        value = getattr(record, name)
+        if isinstance(accepted[0], str):
+            require_choice(f"{where}: {name}", value, accepted)
+        elif (name, value) != ("expand_from", None):
+            require_range(f"{where}: {name}", value, *accepted, whole=isinstance(accepted[0], int))
 
 
 def round_filters(
@@ -254,6 +288,35 @@ def expand_blocks(variant: Variant) -> tuple[BlockSpec, ...]:
                 )
             )
     return tuple(blocks)
+
+
+def stem_convolution(variant: VariantSpec, channels: int = 3) -> ConvSpec:
+    """The first convolution, of an image with that many channels."""
+    return ConvSpec(3, 2, channels, stem_filters(variant))
+
+
+def block_convolutions(block: BlockSpec) -> BlockConvolutions:
+    """What a block consists of, besides squeeze-and-excitation and the skip connection.
+
+    An MBConv block expands the channels (1x1), convolves each with the block's kernel and
+    stride (depthwise), and projects them without activation (1x1). A fused block has one full
+    convolution in place of the first two. Where the channels do not grow, nothing expands,
+    and a fused block is one full convolution, named a projection but activated (V2 code).
+    """
+    inside, outside = block.expanded_filters, block.out_filters
+    full = block.kernel_size, block.stride
+    fused, expands = block.kind == "fused_mbconv", inside != block.in_filters
+    single = fused and not expands
+    return BlockConvolutions(
+        ConvSpec(*(full if fused else (1, 1)), block.in_filters, inside) if expands else None,
+        None if fused else ConvSpec(*full, inside, inside, depthwise=True),
+        ConvSpec(*(full if single else (1, 1)), inside, outside, activated=single),
+    )
+
+
+def head_convolution(variant: VariantSpec, in_filters: int) -> ConvSpec:
+    """The last convolution, of what the last block gives."""
+    return ConvSpec(1, 1, in_filters, head_filters(variant))
 
 
 def stem_filters(variant: VariantSpec) -> int:

@@ -6,7 +6,7 @@ import pytest
 
 import keras_efficientnet as ke
 from keras_efficientnet import layers, scaling, spec
-from keras_efficientnet.cost import cost
+from keras_efficientnet.cost import network_cost
 from keras_efficientnet.spec import StageSpec, VariantSpec
 
 B0 = spec.VARIANTS["B0"]
@@ -52,14 +52,14 @@ def test_parameters_and_multiply_adds_of_the_released_variants(name):
     ],
 )
 def test_networks_scaled_in_one_dimension_or_all(multipliers, multiply_adds, trainable):
-    network = cost(dataclasses.replace(B0, **multipliers))
+    network = network_cost(dataclasses.replace(B0, **multipliers))
     assert giga(network.multiply_adds, multiply_adds) == multiply_adds
     assert network.trainable == trainable
 
 
 def test_literal_phi_gives_these_ratios_of_multiply_adds():
-    base = cost("B0").multiply_adds
-    ratios = [cost(scaling.compound_scale(phi)).multiply_adds / base for phi in range(1, 8)]
+    base = network_cost("B0").multiply_adds
+    ratios = [network_cost(scaling.compound_scale(phi)).multiply_adds / base for phi in range(1, 8)]
     # Above 1.92 ** phi, since channels and repeats are rounded up.
     assert [f"{ratio:.3g}" for ratio in ratios] == [
         "2.57",
@@ -74,11 +74,11 @@ def test_literal_phi_gives_these_ratios_of_multiply_adds():
 
 def test_b3_without_the_10_percent_rule_is_another_network():
     variant = dataclasses.replace(spec.VARIANTS["B3"], limit_round_down=False)
-    assert cost(variant).trainable == 12_227_212
+    assert network_cost(variant).trainable == 12_227_212
 
 
 def test_stem_first_block_and_classifier_by_hand():
-    network = cost("B0")
+    network = network_cost("B0")
     stem, block, classifier = network.parts[0], network.parts[1], network.parts[-1]
 
     assert stem.name == "stem"
@@ -109,7 +109,7 @@ def test_fused_blocks_by_hand():
         StageSpec("fused_mbconv", 1, 3, 1, 32, 16, 1, se_ratio=0.0),
         StageSpec("fused_mbconv", 4, 3, 2, 16, 48, 1, se_ratio=0.0),
     )
-    _, single, expanded, *_ = cost(VariantSpec("T", stages, 1.0, 1.0, 64, 0.0)).parts
+    _, single, expanded, *_ = network_cost(VariantSpec("T", stages, 1.0, 1.0, 64, 0.0)).parts
     # Without expansion a fused block is one convolution.
     assert single.trainable == 3 * 3 * 32 * 16 + 2 * 16
     assert single.multiply_adds == 3 * 3 * 32 * 16 * 32 * 32
@@ -147,7 +147,7 @@ def test_cost_counts_what_the_graph_has(variant, size, channels, classes, includ
     model = ke.EfficientNet(
         variant, input_shape=(size, size, channels), classes=classes, include_top=include_top
     )
-    network = cost(variant, size, classes, channels, include_top)
+    network = network_cost(variant, size, classes, channels, include_top)
 
     multiply_adds = activations = 0
     for layer in model.layers:
@@ -174,7 +174,7 @@ def test_cost_counts_what_the_graph_has(variant, size, channels, classes, includ
 
 
 def test_totals_are_the_sums_of_the_parts():
-    network = cost("B1", classes=10)
+    network = network_cost("B1", classes=10)
     assert [part.name for part in network.parts] == [
         "stem",
         *(block.name for block in scaling.expand_blocks("B1")),
@@ -187,16 +187,16 @@ def test_totals_are_the_sums_of_the_parts():
 
 
 def test_without_the_top_only_the_classifier_is_missing():
-    whole, headless = cost("B2"), cost("B2", include_top=False)
+    whole, headless = network_cost("B2"), network_cost("B2", include_top=False)
     assert headless.parts == whole.parts[:-1]
 
 
 @pytest.mark.parametrize("argument", ["image_size", "classes", "channels"])
 def test_numbers_below_1_are_refused(argument):
-    with pytest.raises(ke.InputError, match=f"{argument}=0 must be at least 1"):
-        cost("B0", **{argument: 0})
+    with pytest.raises(ke.InputError, match=f"{argument}=0 must be a whole number from 1 to"):
+        network_cost("B0", **{argument: 0})
 
 
 def test_an_unknown_variant_is_refused():
     with pytest.raises(ke.InputError, match="Unknown variant 'B12'"):
-        cost("B12")
+        network_cost("B12")

@@ -8,7 +8,7 @@ import keras
 
 from keras_efficientnet import layers, scaling, spec
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.scaling import BlockSpec, Variant
+from keras_efficientnet.scaling import ConvSpec, Variant
 from keras_efficientnet.weights.weight_file import WeightFile
 
 STEM_KERNEL = "stem.conv.kernel"
@@ -75,15 +75,26 @@ def block_names(names: Iterable[str]) -> tuple[str, ...]:
 def shapes(variant: Variant, channels: int = 3, classes: int = 1000) -> Shapes:
     """Every variable's shape, by canonical name, without building the network."""
     variant = scaling.get_variant(variant)
-    found: Shapes = {}
-    stem, head = scaling.stem_filters(variant), scaling.head_filters(variant)
-    _conv(found, "stem", (3, 3, channels, stem), stem)
-    features = stem
-    for block in scaling.expand_blocks(variant):
-        _block(found, block)
-        features = block.out_filters
-    _conv(found, "head", (1, 1, features, head), head)
-    return found | {CLASSIFIER_KERNEL: (head, classes), CLASSIFIER[1]: (classes,)}
+    found = _shapes("stem", scaling.stem_convolution(variant, channels))
+    blocks = scaling.expand_blocks(variant)
+    for block in blocks:
+        inside, bottleneck = block.expanded_filters, block.se_filters
+        for role, conv in scaling.block_convolutions(block)._asdict().items():
+            if role == "project" and bottleneck:
+                found[f"{block.name}.se.reduce.kernel"] = (1, 1, inside, bottleneck)
+                found[f"{block.name}.se.reduce.bias"] = (bottleneck,)
+                found[f"{block.name}.se.expand.kernel"] = (1, 1, bottleneck, inside)
+                found[f"{block.name}.se.expand.bias"] = (inside,)
+            if conv:
+                found |= _shapes(f"{block.name}.{role}", conv)
+    head = scaling.head_convolution(variant, blocks[-1].out_filters)
+    found |= _shapes("head", head)
+    return found | {CLASSIFIER_KERNEL: (head.out_filters, classes), CLASSIFIER[1]: (classes,)}
+
+
+def _shapes(part: str, conv: ConvSpec) -> Shapes:
+    norm = {f"{part}.bn.{name}": (conv.out_filters,) for name in BATCH_NORM}
+    return {f"{part}.conv.kernel": conv.kernel_shape, **norm}
 
 
 def closest_variant(checkpoint: WeightFile) -> tuple[str, bool]:
@@ -129,27 +140,3 @@ def fits(name: str, shape: tuple[int, ...], wanted: tuple[int, ...] | None) -> b
     return all(
         a == b or axis in free for axis, (a, b) in enumerate(zip(shape, wanted, strict=True))
     )
-
-
-def _block(found: Shapes, block: BlockSpec) -> None:
-    name, kernel = block.name, (block.kernel_size, block.kernel_size)
-    inside = block.expanded_filters
-    expands = inside != block.in_filters
-    fused = block.kind == "fused_mbconv"
-    if expands:
-        size = kernel if fused else (1, 1)
-        _conv(found, f"{name}.expand", (*size, block.in_filters, inside), inside)
-    if not fused:
-        _conv(found, f"{name}.depthwise", (*kernel, inside, 1), inside)
-    if block.se_filters:
-        found[f"{name}.se.reduce.kernel"] = (1, 1, inside, block.se_filters)
-        found[f"{name}.se.reduce.bias"] = (block.se_filters,)
-        found[f"{name}.se.expand.kernel"] = (1, 1, block.se_filters, inside)
-        found[f"{name}.se.expand.bias"] = (inside,)
-    size = kernel if fused and not expands else (1, 1)
-    _conv(found, f"{name}.project", (*size, inside, block.out_filters), block.out_filters)
-
-
-def _conv(found: Shapes, part: str, kernel: tuple[int, ...], filters: int) -> None:
-    found[f"{part}.conv.kernel"] = kernel
-    found.update({f"{part}.bn.{name}": (filters,) for name in BATCH_NORM})
