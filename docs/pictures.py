@@ -1,4 +1,4 @@
-"""Draws the pictures of the documents again, from published figures and from a run.
+"""Draws the pictures of the documentation, from published figures and from a run.
 
     keras-efficientnet train
     python docs/pictures.py
@@ -17,7 +17,7 @@ from sklearn.datasets import load_sample_images
 import keras_efficientnet as ke
 from keras_efficientnet import plots, study
 from keras_efficientnet.data.dataset import ArrayExamples, Dataset
-from keras_efficientnet.data.pipeline import evaluation_arrays
+from keras_efficientnet.report import read_report
 
 
 def main():
@@ -26,7 +26,7 @@ def main():
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "pictures")
     options = parser.parse_args()
     if not (options.run / "history.csv").is_file():
-        parser.error(f"{options.run} holds no run; run keras-efficientnet train first.")
+        parser.error(f"{options.run} is not a finished run; run keras-efficientnet train first.")
     options.output.mkdir(exist_ok=True)
 
     networks = study.published_networks()
@@ -34,7 +34,9 @@ def main():
         "size": plots.size_against_accuracy(networks),
         "cost": plots.cost_against_accuracy(networks),
         "scaling": plots.scaling_curves(study.compound_scales()),
-        "schedule": plots.learning_rate_schedule(ke.training.recipe("paper").learning_rates()),
+        "schedule": plots.learning_rate_schedule(
+            ke.training.learning_rates(ke.training.recipe("paper"))
+        ),
         "history": plots.learning_curves(history(options.run)),
         "confusion": confusion(options.run),
     }
@@ -53,12 +55,8 @@ def history(run: Path) -> list[dict[str, str]]:
 
 
 def confusion(run: Path) -> plots.Picture:
-    data = ke.data.load("digits")
-    images, labels = evaluation_arrays(data.test, data.image_size, 1.0, len(data.test))
-    predicted = ke.Predictor(run / "model_float32.tflite").scores(images).argmax(1)
-    counts = np.zeros((10, 10), int)
-    np.add.at(counts, (labels, predicted), 1)
-    return plots.confusion_matrix(counts, data.class_names)
+    found = read_report(run / "report.json").evaluation
+    return plots.confusion_matrix(found.matrix, found.class_names)
 
 
 def augmentation() -> tuple[np.ndarray, np.ndarray]:

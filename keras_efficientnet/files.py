@@ -1,17 +1,19 @@
-"""Outputs that appear whole or not at all."""
+"""Outputs that appear complete or not at all."""
 
 import contextlib
 import ctypes
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import InputError, RunError
 
-# Of Linux' renameat2: paths count from the working folder; what is at the new name is kept, or
-# gets the old one.
+# No space, no quota, or more than a process may write to one file.
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# Of Linux' renameat2: relative to the working directory; fail if the new name exists; swap names.
 _AT_FDCWD, _NO_REPLACE, _EXCHANGE = -100, 1, 2
 
 
@@ -19,19 +21,20 @@ _AT_FDCWD, _NO_REPLACE, _EXCHANGE = -100, 1, 2
 def atomic_write(
     path: str | os.PathLike, overwrite: bool = False, staging: Path | None = None
 ) -> Iterator[Path]:
-    """Gives a path to write a file or folder at, and moves it into place at the end.
+    """Yields a temporary path to write a file or folder to, and renames it to `path` at the end.
 
-    Whatever goes wrong before the end leaves `path` as it was.
+    Any failure before the end leaves `path` as it was.
 
     Args:
-        path: where the result shall be.
-        overwrite: replace what is there.
-        staging: folder to write in meanwhile, on the same file system; emptied first. One
-            beside `path` if None, which stays behind if the process is killed.
+        path: of the result.
+        overwrite: replace an existing file or folder.
+        staging: folder to write in, on the same file system; emptied first. If None, a new one
+            beside `path`, which stays behind if the process is killed.
 
     Raises:
-        InputError: at once, if something is there and may not be replaced, or nothing
-            can be written there; at the end, if something has appeared there meanwhile.
+        InputError: at once, if `path` exists and `overwrite` is False, or its folder cannot be
+            written to; at the end, if `path` has appeared meanwhile and `overwrite` is False.
+        RunError: if there is no space left for the folder.
     """
     path = Path(path).absolute()
     if path.exists() and not overwrite:
@@ -45,7 +48,7 @@ def atomic_write(
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir()
     except OSError as error:
-        raise InputError(f"Cannot write to {str(path.parent)!r}: {error.strerror}.") from error
+        raise cannot_write(path.parent, error) from error
     try:
         yield staging / path.name
         _put_in_place(staging / path.name, path, overwrite)
@@ -54,25 +57,31 @@ def atomic_write(
 
 
 def _put_in_place(new: Path, path: Path, overwrite: bool) -> None:
-    """Renames, so that at every moment the old or the new is at `path`, and whole."""
+    """Renames, so that at every moment the old or the new result is at `path`, complete."""
     if not overwrite:
-        if _renamed(new, path, _NO_REPLACE):
+        if _rename_by(_NO_REPLACE, new, path):
             return
-        if path.exists():  # another process was quicker
+        if path.exists():  # another process was faster
             raise InputError(f"Output {str(path)!r} has appeared meanwhile, and is kept.")
     if not path.is_dir():
         os.replace(new, path)
-    elif not _renamed(new, path, _EXCHANGE):  # a folder with content cannot be replaced
+    elif not _rename_by(_EXCHANGE, new, path):  # `os.replace` refuses a folder with content
         path.rename(new.with_name("replaced"))
         os.replace(new, path)
 
 
-def _renamed(new: Path, path: Path, how: int) -> bool:
-    """Renames in one step, in a way that only Linux has; says whether that was possible."""
+def _rename_by(flag: int, new: Path, path: Path) -> bool:
+    """Calls Linux' renameat2; returns whether it exists and has succeeded."""
     rename = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
     if rename is None:
         return False
-    return rename(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(path), how) == 0
+    return rename(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(path), flag) == 0
+
+
+def cannot_write(folder: Path, error: OSError) -> Exception:
+    """Returns what to raise where a folder cannot be made or written to."""
+    kind = RunError if error.errno in DISK_FULL else InputError
+    return kind(f"Cannot write to {str(folder)!r}: {error.strerror}.")
 
 
 def size_in_bytes(path: Path) -> int:
@@ -83,7 +92,7 @@ def size_in_bytes(path: Path) -> int:
 
 
 def is_text(name: str) -> bool:
-    """Whether a name can be written in UTF-8, which file names of other codings cannot."""
+    """Returns whether a file name can be encoded in UTF-8, as names in other encodings cannot."""
     try:
         name.encode()
     except UnicodeEncodeError:

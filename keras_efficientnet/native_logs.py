@@ -1,4 +1,4 @@
-"""Keeps native libraries' notes off the user's terminal."""
+"""Keeps the log messages of native libraries off the user's terminal."""
 
 import contextlib
 import logging
@@ -10,11 +10,11 @@ _LOGGERS = ("absl", "tensorflow")
 
 @contextlib.contextmanager
 def suppress_native_logs() -> Iterator[None]:
-    """Sends what is written to standard error meanwhile to the null device.
+    """Discards standard error and TensorFlow's logging below errors.
 
-    TensorFlow and its converter print from C++, where Python's `sys.stderr` and logging
-    levels do not reach. What it says through Python's logging, which a notebook shows, is kept
-    back as well. Exceptions pass through as ever.
+    TensorFlow and its converter print from C++, so that the file descriptor itself is
+    redirected; their messages through Python's `logging` would show in notebooks. Exceptions are
+    not affected.
     """
     levels = {logger: logger.level for logger in map(logging.getLogger, _LOGGERS)}
     for logger in levels:

@@ -1,10 +1,10 @@
-"""What every picture of `plots` is drawn on: colours, figures, axes, and names beside points.
+"""The style of all plots: themes, figures, axes, and labels beside points.
 
-Figures are light unless they are drawn inside `theme("dark")`. `to_svg` makes of a light one
-an SVG that follows the reader's own setting, and a notebook shows that. The series have the
-hues of Okabe and Ito (https://jfly.uni-koeln.de/color), in such lightness that every kind of
-colour blindness leaves them apart and each stands out from its background; markers differ as
-well. Tests measure both.
+Figures are light unless they are drawn inside `theme("dark")`. `to_svg` turns a light one into
+an SVG that follows the reader's colour scheme, which is what a notebook shows. The series have the
+hues of Okabe and Ito (https://jfly.uni-koeln.de/color), at lightnesses that remain distinct under
+every kind of colour blindness and contrast with the background; markers differ as well. Tests
+measure both.
 """
 
 import contextlib
@@ -31,21 +31,21 @@ from keras_efficientnet.errors import InputError
 
 MARKERS = ("o", "s", "^", "D")
 PHOTOGRAPHS_DPI = 72  # in notebooks
-# Beside Matplotlib's own, for class names in scripts that it does not have.
+# Used where Matplotlib's own font lacks the script of a class name.
 _FONTS = ("Noto Sans CJK JP", "Hiragino Sans", "Microsoft YaHei", "Arial Unicode MS")
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours by what they are for, all different, as hexadecimal codes.
+    """Colours by role, all different, as hexadecimal codes.
 
     Attributes:
         surface: background.
         ink: text.
-        muted: axes, and text of less weight.
+        muted: axes and secondary text.
         grid: lines in the background.
-        peers: data that others are compared with.
-        on_series: text on the full colour of a series.
+        peers: data for comparison.
+        on_series: text on top of a series' colour.
         series: up to four kinds of data, in the order of `MARKERS`.
     """
 
@@ -90,7 +90,7 @@ _theme: ContextVar[str] = ContextVar("theme", default="light")
 
 @contextlib.contextmanager
 def theme(name: str) -> Iterator[None]:
-    """Draws what is drawn inside in the colours of `THEMES[name]`.
+    """A context in which plots have the colours of `THEMES[name]`.
 
     Examples:
         >>> with theme("dark"):
@@ -118,7 +118,7 @@ class Picture(Figure):
 
 
 class Photographs(Picture):
-    """A figure of photographs, which a notebook keeps as a JPEG: an SVG is many times as large."""
+    """A figure of photographs, stored in notebooks as JPEG: an SVG would be many times larger."""
 
     def _repr_svg_(self) -> None:
         return None
@@ -130,17 +130,17 @@ class Photographs(Picture):
 
 
 def to_svg(figure: Figure) -> str:
-    """Writes a figure as an SVG image that follows the reader's choice of light or dark.
+    """Returns a figure as an SVG image that follows the reader's light or dark colour scheme.
 
     Used as an image (`<img src=...>`), it takes its colours from the page's colour scheme.
-    One that was drawn in the dark stays dark.
+    A figure that was drawn inside `theme("dark")` stays dark.
     """
     content = io.StringIO()
-    # Text stays text: it can be found and read aloud, and any script finds its glyphs.
+    # Text stays text: it can be searched and read aloud, and the browser has the glyphs.
     options: Any = {"svg.fonttype": "none", "svg.hashsalt": "keras_efficientnet"}
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with matplotlib.rc_context(options), warnings.catch_warnings():
-        # A missing glyph is the reader's to find: only its width is guessed here.
+        # The reader's browser draws the glyphs: a missing one only has its width guessed here.
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         figure.savefig(content, format="svg", metadata=nothing)
     svg = content.getvalue()
@@ -162,7 +162,7 @@ def to_svg(figure: Figure) -> str:
 
 
 def drawn(function: Callable[..., Picture]) -> Callable[..., Picture]:
-    """Gives a drawing function the theme, whatever styles the caller has set."""
+    """Makes a function draw in the theme, whatever Matplotlib style the caller has set."""
 
     @functools.wraps(function)
     def draw(*args, **options) -> Picture:
@@ -217,13 +217,13 @@ def _installed_fonts() -> tuple[str, ...]:
 
 
 def axes_of(width: float, height: float, columns: int = 1) -> tuple[Picture, Any]:
-    """Makes a figure of some inches, without pyplot, which would keep it in memory."""
+    """Makes a figure of a size in inches, without pyplot, which would keep it in memory."""
     figure = Picture(figsize=(width, height))
     return figure, figure.subplots(1, columns)
 
 
 def image_grid(rows: int, columns: int, image: np.ndarray) -> tuple[Picture, Any]:
-    """Makes a figure for images of the shape of this one, and its axes, `[rows][columns]`."""
+    """Makes a figure for images shaped like this one, and its axes, `[rows][columns]`."""
     height, width = np.shape(image)[:2]
     side = min(1.6 * max(1, width / height), 10 / columns)
     figure = Photographs(figsize=(side * columns, side * height / width * rows + 0.25))
@@ -234,7 +234,7 @@ def image_grid(rows: int, columns: int, image: np.ndarray) -> tuple[Picture, Any
 
 
 def percent_axis(axes: Axes, which: str) -> None:
-    """Gives the axis `"x"` or `"y"` few and short numbers."""
+    """Puts few and short numbers on the axis `"x"` or `"y"`."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(MaxNLocator(6, min_n_ticks=3))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -257,15 +257,15 @@ def name_points(
     names: Sequence[str],
     strong: set[int] | None = None,
 ) -> None:
-    """Writes a name beside each point, where it covers no other name and no other point.
+    """Labels points, so that no label covers another label, point or line.
 
     Args:
-        figure: of the axes.
-        axes: whose limits are final.
-        x: of the points.
-        y: of the points.
-        names: of the points; one that has no room is left out.
-        strong: indices of those in full ink, which choose their places first.
+        figure: that the axes belong to.
+        axes: with their final limits.
+        x: coordinates of the points.
+        y: likewise.
+        names: of the points; one for which there is no room is left out.
+        strong: indices of names in full ink, which are placed first; all if None.
     """
     strong = set(range(len(names))) if strong is None else strong
     if not len(names):
@@ -296,7 +296,7 @@ def name_points(
 
 
 def _occupied(axes: Axes, x: np.ndarray, y: np.ndarray) -> list[Bbox]:
-    """Returns where points are, in their order, and then the lines, in pixels."""
+    """Returns the boxes in pixels that the points, in order, and then the lines cover."""
     places = axes.transData.transform(np.column_stack([x, y]))
     boxes = [Bbox.from_bounds(a - 4, b - 4, 8, 8) for a, b in places]
     for line in axes.lines:
@@ -308,6 +308,6 @@ def _occupied(axes: Axes, x: np.ndarray, y: np.ndarray) -> list[Bbox]:
 
 
 def _directions() -> Iterator[tuple[float, float]]:
-    """Where a name may stand from its point, the best first."""
+    """Yields the directions in which a label may stand from its point, the best first."""
     for angle in (135, -45, 180, 0, 90, -90, 45, -135):
         yield math.cos(math.radians(angle)), math.sin(math.radians(angle))

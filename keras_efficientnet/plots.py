@@ -1,7 +1,7 @@
-"""Pictures of networks, data and runs: plain data in, a Matplotlib figure out.
+"""Plots of networks, data and runs: plain data in, a Matplotlib figure out.
 
-Accuracy is a share of 1 in all rows, and drawn in percent. Values may be texts that read as
-numbers, as `csv` gives them. `theme("dark")` draws for dark pages, and `to_svg` for both.
+Accuracies are given as shares from 0 to 1 and drawn in percent. Numbers may be given as text, as
+the `csv` module reads them. `theme("dark")` draws for dark pages, and `to_svg` for both kinds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ __all__ = [
 
 Row = Mapping[str, Any]
 
-# More cells than this have no room for their number, and more classes none for their name.
+# With more classes than this, a confusion matrix has no room for numbers, or for names.
 NUMBERED_CLASSES = 25
 NAMED_CLASSES = 60
 RANKED_CANDIDATES = 12
@@ -61,9 +61,9 @@ def size_against_accuracy(rows: Sequence[Row]) -> Picture:
     """Draws parameters against accuracy, the paper's Figure 1.
 
     Args:
-        rows: networks with `name`, `parameters`, `accuracy`, and `family` for those that a
-            line shall connect; the others are shown as peers.
-            `study.published_networks()` gives the papers'.
+        rows: networks with `name`, `parameters`, `accuracy`, and `family`: a line connects the
+            networks of each family, and those without one are drawn as peers.
+            `study.published_networks()` returns those of the papers.
     """
     return _against_accuracy(rows, "parameters", 1e6, "Parameters, millions")
 
@@ -118,12 +118,12 @@ def _against_accuracy(rows: Sequence[Row], column: str, unit: float, label: str)
 
 @drawn
 def scaling_curves(rows: Sequence[Row]) -> Picture:
-    """Draws how the multipliers and the cost grow with the compound coefficient.
+    """Draws the multipliers and the cost against the compound coefficient.
 
     Args:
         rows: scales with `phi`, `depth`, `width`, `resolution` (multipliers) and
-            `multiply_adds`. Rows with a `name` are shown as points, the others as lines.
-            `study.compound_scales()` gives them.
+            `multiply_adds`. Rows with a `name` are drawn as points, the others as lines.
+            `study.compound_scales()` returns such rows.
     """
     lines = [row for row in rows if not row.get("name")]
     points = [row for row in rows if row.get("name")]
@@ -167,12 +167,12 @@ def scaling_curves(rows: Sequence[Row]) -> Picture:
 
 @drawn
 def cost_growth(rows: Sequence[Row]) -> Picture:
-    """Draws how measured time and memory grow beside what the closed form predicts.
+    """Draws the growth of measured time and memory beside the growth that cost.py predicts.
 
     Args:
-        rows: measurements in order, with `along`, what grows, a panel for each; `at`, a number
-            or a name; and `time`, `memory`, `predicted_time` and `predicted_memory` in any
-            units: each is drawn as a multiple of its panel's first.
+        rows: measurements in order, with `along`, the quantity that grows, which gets a panel of
+            its own; `at`, its value, a number or a name; and `time`, `memory`, `predicted_time`
+            and `predicted_memory` in any units: each is drawn as a multiple of its panel's first.
     """
     panels = _groups(rows, "along")
     figure, all_axes = axes_of(3.4 * len(panels), 3.4, columns=len(panels))
@@ -205,12 +205,12 @@ def cost_growth(rows: Sequence[Row]) -> Picture:
 
 @drawn
 def scaling_comparison(rows: Sequence[Row]) -> Picture:
-    """Draws what scaling one dimension gives beside scaling all, the paper's Figures 3 and 8.
+    """Draws scaling of single dimensions beside compound scaling, the paper's Figures 3 and 8.
 
     Args:
         rows: networks with `dimension` (such as `"depth"` or `"compound"`),
-            `multiply_adds`, `accuracy`, and `spread`, which is drawn up and down from it
-            where it is known. The lines begin at the network of dimension `"base"`.
+            `multiply_adds`, `accuracy`, and, where it is known, `spread`, drawn as error bars.
+            The lines begin at the network of dimension `"base"`.
     """
     costs, accuracies = _numbers(rows, "multiply_adds") / 1e9, _shares(rows, "accuracy")
     spreads = _spreads(rows)
@@ -243,8 +243,8 @@ def search_results(rows: Sequence[Row]) -> Picture:
     """Draws the candidates of a search for alpha, beta and gamma, and ranks the best.
 
     Args:
-        rows: candidates with `alpha`, `beta`, `gamma`, `accuracy`, which is None where it is
-            not known, and `spread`, drawn to both sides of it where it is.
+        rows: candidates with `alpha`, `beta`, `gamma`, `accuracy`, None for one that is not
+            trained yet, and, where it is known, `spread`, drawn as error bars.
     """
     measured = [row for row in rows if row.get("accuracy") not in (None, "")]
     accuracies = _shares(measured, "accuracy")
@@ -272,7 +272,9 @@ def search_results(rows: Sequence[Row]) -> Picture:
     bar = figure.colorbar(dots, ax=plane, label="accuracy, %")
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     bar.solids.set_rasterized(True)  # pyright: ignore[reportOptionalMemberAccess]
-    plane.set_title("Candidates (ringed: the best" + ("; empty: not trained)" if waiting else ")"))
+    plane.set_title(
+        "Candidates (ringed: the best" + ("; empty: not trained yet)" if waiting else ")")
+    )
     plane.set_xlabel("α, growth of depth")
     plane.set_ylabel("β, growth of width")
     plane.margins(0.12)
@@ -309,9 +311,9 @@ def learning_curves(rows: Sequence[Row]) -> Picture:
     """Draws loss, accuracy and learning rate over the epochs of a run.
 
     Args:
-        rows: what `training.fit` returns and `history.csv` holds: `epoch` with any of
-            `loss`, `val_loss`, `accuracy`, `val_accuracy` and `learning_rate`; where `stage`
-            changes, a line says so.
+        rows: what `training.fit` returns and `history.csv` contains: `epoch` with any of
+            `loss`, `val_loss`, `accuracy`, `val_accuracy` and `learning_rate`; a line marks
+            each change of `stage`.
     """
     epochs = _numbers(rows, "epoch")
     panels = [
@@ -357,8 +359,8 @@ def learning_rate_schedule(rows: Sequence[Row]) -> Picture:
     """Draws the learning rate over a run.
 
     Args:
-        rows: `epoch`, which may be a fraction, and `learning_rate`, in order; where `stage`
-            changes, a line says so. `training.Recipe.learning_rates` gives a recipe's.
+        rows: `epoch`, which may be a fraction, and `learning_rate`, in order; a line marks each
+            change of `stage`. `training.learning_rates` returns those of a recipe.
     """
     epochs, rates = _numbers(rows, "epoch"), _numbers(rows, "learning_rate")
     figure, axes = axes_of(7, 3.4)
@@ -380,7 +382,7 @@ def learning_rate_schedule(rows: Sequence[Row]) -> Picture:
 
 
 def _mark_stages(axes: Axes, rows: Sequence[Row], epochs: np.ndarray) -> None:
-    """Names each stage where it begins, and draws a line between them, if there are several."""
+    """Labels each stage and draws a line between stages, if there are several."""
     begins = [
         index
         for index, row in enumerate(rows)
@@ -406,11 +408,11 @@ def _mark_stages(axes: Axes, rows: Sequence[Row], epochs: np.ndarray) -> None:
 def augmentation_samples(
     originals: Sequence[np.ndarray], copies: Sequence[Sequence[np.ndarray]]
 ) -> Picture:
-    """Draws images beside what augmentation makes of them, a row for each.
+    """Draws images beside augmented copies of them, a row for each image.
 
     Args:
         originals: images `[height, width, 3]` with values in 0-255.
-        copies: as many augmented copies of each. `data.augmented(...)` gives both.
+        copies: augmented copies of each, of any number. `data.augmented` returns both.
     """
     columns = 1 + max(len(row) for row in copies)
     figure, grid = image_grid(len(originals), columns, originals[0])
@@ -424,12 +426,11 @@ def augmentation_samples(
 
 @drawn
 def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Picture:
-    """Draws how often each class was taken for each, shaded by the share of its images.
+    """Draws a confusion matrix, shaded by the share of the true class's images.
 
     Args:
-        counts: images of the true class (row) that were called the predicted one (column),
-            `[classes, classes]`.
-        class_names: in the order of both.
+        counts: images of each true class (row) by predicted class (column), `[classes, classes]`.
+        class_names: in the order of rows and columns.
     """
     counts = np.asarray(counts)
     size = len(class_names)
@@ -483,12 +484,12 @@ def grad_cam(
     heatmaps: Sequence[Sequence[np.ndarray]],
     titles: Sequence[str],
 ) -> Picture:
-    """Draws images beside what speaks for a class in them, the paper's Figure 7.
+    """Draws images beside heatmaps of the evidence for a class, the paper's Figure 7.
 
     Args:
         images: `[height, width, 3]` with values in 0-255, a row for each.
-        heatmaps: for each image as many as there are titles, see `explain.grad_cam`.
-        titles: of the heatmaps, such as the names of the networks.
+        heatmaps: for each image, one for each title; see `explain.grad_cam`.
+        titles: of the columns of heatmaps, such as the names of the networks.
     """
     figure, grid = image_grid(len(images), 1 + len(titles), images[0])
     for axes_row, image, row in zip(grid, images, heatmaps, strict=True):
@@ -501,7 +502,7 @@ def grad_cam(
 
 
 def overlay(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
-    """Lays a heatmap over an image: grey where nothing speaks for the class.
+    """Blends a heatmap over an image, which is turned grey where the heatmap is 0.
 
     Args:
         image: `[height, width, 3]` with values in 0-255.
@@ -515,7 +516,7 @@ def overlay(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
         raise InputError(
             f"A heatmap of shape {heatmap.shape} does not fit an image of {image.shape}."
         )
-    # Without its own colours, the image cannot be mistaken for the heatmap's.
+    # In grey, the image's own colours cannot be mistaken for the heatmap's.
     grey = np.repeat(image.mean(2, keepdims=True), 3, 2)
     heat = 255 * matplotlib.colormaps["inferno"](np.clip(heatmap, 0, 1))[..., :3]
     weight = 0.75 * np.clip(heatmap, 0, 1)[..., None] ** 0.7
@@ -531,7 +532,7 @@ def _shortened(name: str, length: int = 18) -> str:
 
 
 def _spreads(rows: Sequence[Row]) -> np.ndarray:
-    """Returns the column of that name in percent, 0 where it is not known."""
+    """Returns the spreads in percent, 0 where they are not known."""
     return np.array([100 * float(row.get("spread") or 0) for row in rows])
 
 
@@ -543,8 +544,8 @@ def _groups(rows: Sequence[Row], column: str) -> dict[str, list[int]]:
             groups.setdefault(str(row[column]), []).append(index)
     if len([name for name in groups if name != "base"]) > len(MARKERS):
         raise InputError(
-            f"The rows have {len(groups)} kinds of {column!r}; at most {len(MARKERS)} can be told "
-            "apart in one picture."
+            f"The rows have {len(groups)} kinds of {column!r}; one picture can distinguish at "
+            f"most {len(MARKERS)}."
         )
     return groups
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from keras_efficientnet.errors import InputError
+from keras_efficientnet.files import cannot_write
 from keras_efficientnet.report.records import RunReport, RunSettings, flatten, read_report
 from keras_efficientnet.training import run_checkpoints
 
@@ -55,7 +56,7 @@ def open_run_folder(
     try:
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"Cannot write to {str(partial)!r}: {error.strerror}.") from error
+        raise cannot_write(partial, error) from error
     lock = FileLock(partial / "lock")
     try:
         lock.acquire(timeout=0)

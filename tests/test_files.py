@@ -1,3 +1,5 @@
+import ctypes
+import errno
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -5,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_efficientnet import InputError, files
+from keras_efficientnet import InputError, RunError
 from keras_efficientnet.files import atomic_write, size_in_bytes
 
 
@@ -51,6 +53,15 @@ def test_a_place_that_cannot_be_written_is_named_at_once(tmp_path):
         pass
 
 
+def test_a_full_disk_is_no_bad_input(tmp_path, monkeypatch):
+    def mkdir(path, **options):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with pytest.raises(RunError, match=r"Cannot write to .+: No space left"):
+        atomic_write(tmp_path / "folder" / "x").__enter__()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux exchanges two names")
 def test_a_folder_is_never_missing_while_it_is_replaced(tmp_path):
     target = tmp_path / "result"
@@ -74,15 +85,20 @@ def test_a_folder_is_never_missing_while_it_is_replaced(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["result"]
 
 
+def without_renameat2(name):
+    """The C library of another system than Linux."""
+    return object()
+
+
 def test_without_an_exchange_a_folder_is_replaced_in_two_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_renamed", lambda new, path, how: False)
+    monkeypatch.setattr(ctypes, "CDLL", without_renameat2)
     test_an_existing_result_is_kept_until_the_new_one_is_whole(tmp_path)
 
 
 @pytest.mark.parametrize("linux", [True, False])
 def test_of_two_writers_that_may_not_overwrite_the_first_wins(tmp_path, monkeypatch, linux):
     if not linux:
-        monkeypatch.setattr(files, "_renamed", lambda new, path, how: False)
+        monkeypatch.setattr(ctypes, "CDLL", without_renameat2)
     for make in (Path.mkdir, Path.touch):
         target = tmp_path / make.__name__
         with (

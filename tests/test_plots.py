@@ -1,4 +1,4 @@
-"""Pictures show the numbers they are given, in colours that everybody tells apart."""
+"""Plots show the numbers they are given, in colours that everybody can distinguish."""
 
 import io
 import itertools
@@ -87,7 +87,7 @@ def test_text_and_series_stand_out_from_the_background(name):
 
 @pytest.mark.parametrize("blindness", list(BLINDNESS))
 @pytest.mark.parametrize("name", list(plots.THEMES))
-def test_series_can_be_told_apart_by_everybody(name, blindness):
+def test_everybody_can_distinguish_the_series(name, blindness):
     theme = plots.THEMES[name]
     seen = [
         oklab(np.clip(np.array(BLINDNESS[blindness]) @ linear(code), 0, 1)) for code in theme.series
@@ -328,25 +328,25 @@ def test_curves_are_those_of_the_history():
 
 
 def test_the_schedule_is_that_of_the_recipe():
-    recipe = ke.training.recipe("paper")
-    rows = recipe.learning_rates(steps_per_epoch=50)
+    rows = ke.training.learning_rates(ke.training.recipe("paper"), steps_per_epoch=50)
     assert len(rows) == 350 * 50
-    schedule = recipe.schedule(50)
+    # The paper's: 5 epochs of warm-up to 0.256, and 0.97 times as much every 2.4 epochs.
+    schedule = ke.training.WarmupExponentialDecay(0.256, 5 * 50, 2.4 * 50, 0.97)
     for step in (0, 1, 249, 250, 359, 360, 17_499):
         assert rows[step]["epoch"] == step / 50
         assert rows[step]["learning_rate"] == pytest.approx(float(schedule(step)))
     (axes,) = plots.learning_rate_schedule(rows).axes
     assert axes.texts[0].get_text() == "0.255 in epoch 4.98"
 
-    # Each phase of fine-tuning begins anew, and growing images do not.
+    # Each phase of fine-tuning has its own schedule; progressive stages share one.
     tuning = ke.training.recipe("finetune")
-    rows = tuning.learning_rates(10)
+    rows = ke.training.learning_rates(tuning, 10)
     assert tuning.fine_tuning
     begin = 10 * tuning.fine_tuning.head_epochs
     assert [rows[begin - 1]["stage"], rows[begin]["stage"]] == ["head", "blocks"]
     assert rows[begin]["learning_rate"] == 0
     assert len(rows) == 10 * tuning.epochs
-    rows = ke.training.recipe("v2-progressive").learning_rates(10)
+    rows = ke.training.learning_rates(ke.training.recipe("v2-progressive"), 10)
     assert {row["stage"] for row in rows} == {f"stage {number}" for number in range(1, 5)}
     rates = [row["learning_rate"] for row in rows[50:]]
     assert rates == sorted(rates, reverse=True)
@@ -407,7 +407,7 @@ def test_what_cannot_be_drawn_is_a_sentence():
     for call, message in (
         (lambda: plots.size_against_accuracy([]), "no rows to draw"),
         (lambda: plots.size_against_accuracy([{**network, "accuracy": 77.1}]), "accuracy=77.1"),
-        (lambda: plots.size_against_accuracy(five), "5 kinds of 'family'; at most 4"),
+        (lambda: plots.size_against_accuracy(five), "can distinguish at most 4"),
         (lambda: plots.learning_curves([{"epoch": 1}]), "none of loss"),
         (lambda: plots.learning_curves([]), "no rows to draw"),
         (lambda: plots.learning_rate_schedule([{"epoch": 1, "learning_rate": "x"}]), "Row 0 has"),
