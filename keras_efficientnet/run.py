@@ -17,13 +17,12 @@ import numpy as np
 
 from keras_efficientnet import deploy, scaling, spec, variants
 from keras_efficientnet.data import pipeline, sources
-from keras_efficientnet.data.dataset import Dataset, Examples
+from keras_efficientnet.data.dataset import Dataset
 from keras_efficientnet.deploy.benchmarking import processor
 from keras_efficientnet.deploy.export_report import ExportReport
-from keras_efficientnet.deploy.exporting import CALIBRATION_IMAGES
 from keras_efficientnet.deploy.runtime import available_cores
 from keras_efficientnet.description import ModelDescription
-from keras_efficientnet.errors import InputError, RunError, reason, require
+from keras_efficientnet.errors import InputError, RunError, reason, require_choice
 from keras_efficientnet.files import atomic_write
 from keras_efficientnet.native_logs import suppress_native_logs
 from keras_efficientnet.report import (
@@ -104,7 +103,7 @@ def train(
         RunError: if the loss becomes NaN, or memory, the disk or another host fails.
     """
     started = time.monotonic()
-    require(if_exists in IF_EXISTS, "if_exists", if_exists, f"one of {', '.join(IF_EXISTS)}")
+    require_choice("if_exists", if_exists, IF_EXISTS)
     variant, config = scaling.get_variant(variant), config or TrainConfig()
     recipe = recipe or get_recipe("small", variant)
     if recipe.fine_tuning and weights is None:
@@ -125,7 +124,9 @@ def train(
             _make_deterministic()
         keras.utils.set_random_seed(config.seed)
         in_memory = max(1, HELD_OUT_BYTES // (3 * run.image_size**2))
-        held_out = run.images_of(data.test, in_memory)
+        held_out = pipeline.evaluation_arrays(
+            data.test, run.image_size, data.crop_fraction, in_memory
+        )
         model, history = _trained(run, held_out, folder and folder.path)
         if folder is None:
             return None
@@ -219,10 +220,6 @@ class _Run:
             drop_connect_rate=self.recipe.drop_connect_rate,
         )
 
-    def images_of(self, examples: Examples, limit: int) -> Images:
-        """Returns images of a split, prepared as in evaluation, and their class indices."""
-        return pipeline.evaluation_arrays(examples, self.image_size, self.data.crop_fraction, limit)
-
 
 def _of_full_batches(recipe: Recipe, data: Dataset) -> Recipe:
     """Cuts batches to the training images, where these are fewer: they would give no step."""
@@ -308,7 +305,9 @@ def _make_deterministic() -> None:
 def _export(run: _Run, model: keras.Model, held_out: Images, folder: Path) -> ExportReport:
     """Writes and verifies the model files."""
     print("Exporting and checking the model files ...", file=sys.stderr)
-    calibration, _ = run.images_of(run.data.train, CALIBRATION_IMAGES)
+    calibration = deploy.CalibrationSet.from_dataset(
+        run.data, run.image_size, run.data.crop_fraction, held_out=held_out
+    )
     (folder / "labels.txt").write_text(run.description.labels, encoding="utf-8")
     try:
         return deploy.export(
@@ -316,7 +315,7 @@ def _export(run: _Run, model: keras.Model, held_out: Images, folder: Path) -> Ex
             folder,
             ("keras", "saved_model", "tflite"),
             ("float32", "int8"),
-            deploy.Calibration(calibration, *held_out),
+            calibration,
             description=run.description,
         )
     except deploy.ExportError as error:  # the other files are worth keeping

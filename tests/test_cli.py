@@ -18,6 +18,7 @@ from keras_efficientnet import deploy, spec
 from keras_efficientnet.cli import group
 from keras_efficientnet.data.pipeline import evaluation_arrays
 from keras_efficientnet.description import read_description
+from keras_efficientnet.report import read_report
 from keras_efficientnet.run import train
 from keras_efficientnet.training import fit, recipe
 
@@ -55,10 +56,10 @@ def answer(*arguments, **options):
     return json.loads(result.stdout)
 
 
-def complaint(*arguments, **options):
+def complaint(*arguments, returncode=2, **options):
     """What a command says of bad input: one line, without a traceback."""
     result = cli(*arguments, **options)
-    assert result.returncode == 2, (result.stdout, result.stderr)
+    assert result.returncode == returncode, (result.stdout, result.stderr)
     assert result.stdout == ""
     # Progress bars end in a carriage return.
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
@@ -122,7 +123,7 @@ def trained(tmp_path_factory, small, photos):
         f"folder:{photos}",
         small,
         # Moving statistics that keep up with a run of some twenty steps.
-        training_recipe=recipe("small", batch_norm_momentum=0.7, **options),
+        recipe("small", batch_norm_momentum=0.7, **options),
         image_size=32,
         output=output,
     )
@@ -143,26 +144,36 @@ def test_a_run_leaves_everything_it_promises(trained, photos):
     ]
     page = (trained / "report.html").read_text(encoding="utf-8")
     assert all(name in page for name in ("EfficientNet-small", "saved_model", *COLOURS))
-    report = json.loads((trained / "report.json").read_text(encoding="utf-8"))
-    assert (report["variant"], report["image_size"], report["epochs"]) == ("small", 32, 6)
-    assert (report["train_images"], report["test_images"], report["seed"]) == (48, 12, 0)
-    artifacts = {"keras", "saved_model", "tflite_float32", "tflite_int8"}
-    for key in ("test_accuracy", "agreement", "max_abs_difference"):
-        assert set(report[key]) == artifacts
-    assert report["agreement"]["tflite_float32"] == report["agreement"]["saved_model"] == 1
-    assert report["test_accuracy"]["keras"] > 0.6  # a third by chance
-    assert report["files"]["model.keras"] == (trained / "model.keras").stat().st_size
-    (left_out,) = report["skipped"]
-    assert left_out["file"] == str(photos / "red" / "damaged.jpg")
-    assert "is not an image that can be read" in left_out["reason"]
-    assert (report["failed"], report["preprocessing"]) == ({}, "inside the graph")
-    assert "output" not in report
+    report = read_report(trained / "report.json")
+    settings, export = report.settings, report.export
+    assert (settings.variant, settings.image_size, settings.seed) == ("small", 32, 0)
+    assert (settings.recipe["epochs"], report.data.images) == (6, {"train": 48, "test": 12})
+    assert report.data.classes["test"] == dict.fromkeys(COLOURS, 4)
+    (left_out,) = report.data.left_out
+    assert left_out.path == str(photos / "red" / "damaged.jpg")
+    assert "is not an image that can be read" in left_out.reason
+    assert [file.name for file in export.files] == [
+        "model.keras",
+        "saved_model",
+        "model_float32.tflite",
+        "model_int8.tflite",
+    ]
+    assert all(file.latency_ms > 0 for file in export.files)
+    assert export.file("model_float32.tflite").agreement == 1
+    assert export.file("saved_model").agreement == 1
+    assert export.file("model.keras").accuracy == export.source_accuracy > 0.6  # 1/3 by chance
+    assert export.file("model.keras").size == (trained / "model.keras").stat().st_size
+    assert (export.directory, export.failed) == (str(trained), ())
+    assert (export.images, export.preprocessing) == (12, "inside the graph")
+    assert report.evaluation.file == "model_float32.tflite"
+    assert report.evaluation.result.accuracy == pytest.approx(export.source_accuracy)
+    assert np.sum(report.evaluation.matrix) == 12
     labels = (trained / "labels.txt").read_text(encoding="utf-8").splitlines()
     assert labels == list(COLOURS)
     card = (trained / "model_card.md").read_text(encoding="utf-8")
     for text in (
         "EfficientNet-small for 3 classes, trained on 48 images of colours by the recipe small.",
-        "48 images of colours to learn from and 12 held out.",
+        "48 images of colours for training and 12 held out.",
         "Classes: blue, grün, red.",
         "epochs = 6",
         "| `model_int8.tflite` |",
@@ -196,10 +207,10 @@ def test_the_same_seed_gives_the_same_weights(small, photos):
 
 @pytest.mark.parametrize("name", ["model.keras", "saved_model", "model_float32.tflite"])
 def test_evaluate_gives_the_accuracy_of_the_report(trained, photos, name):
-    report = json.loads((trained / "report.json").read_text(encoding="utf-8"))
+    export = read_report(trained / "report.json").export
     result = answer("evaluate", trained / name, "--data", f"folder:{photos}", "--json")
-    assert result["images"] == report["test_images"]
-    assert result["accuracy"] == pytest.approx(report["test_accuracy"]["keras"])
+    assert result["images"] == export.images
+    assert result["accuracy"] == pytest.approx(export.source_accuracy)
     assert set(result["classes"]) == set(COLOURS)
 
 
@@ -223,11 +234,11 @@ def test_export_and_tables(trained, photos, tmp_path):
         *("export", trained / "model.keras", "--quantize", "int8", "--quantize", "int16x8"),
         *("--calibration", f"folder:{photos}", "--output", tmp_path, "--json"),
     )
-    for kind in ("int8", "int16x8"):
-        file = f"model_{kind}.tflite"
-        assert (tmp_path / file).stat().st_size == report["files"][file]
-        assert report["operators"][f"tflite_{kind}"]["DEPTHWISE_CONV_2D"]
-    assert set(report["test_accuracy"]) == {"tflite_int8", "tflite_int16x8"}
+    for kind, file in zip(("int8", "int16x8"), report["files"], strict=True):
+        assert (file["name"], file["number_format"]) == (f"model_{kind}.tflite", kind)
+        assert (tmp_path / file["name"]).stat().st_size == file["size"]
+        assert file["operators"]["DEPTHWISE_CONV_2D"]
+        assert file["accuracy"] is not None
     assert report["source_accuracy"] > 0.6
 
     # Export goes through TensorFlow where another backend trains.
@@ -265,10 +276,13 @@ def test_training_by_command_on_given_weights(small, photos, tmp_path):
         cwd=tmp_path,
         code=SMALL_B0,
     )
-    assert report["output"] == os.path.join("saved_models", "colours-b0")
-    assert json.loads((tmp_path / report["output"] / "report.json").read_text(encoding="utf-8"))
-    assert (report["variant"], report["seed"], report["recipe"]["batch_size"]) == ("B0", 3, 24)
-    assert report["recipe"]["base_learning_rate"] == pytest.approx(0.001 * 256 / 24)
+    output = report["export"]["directory"]
+    assert output == os.path.join("saved_models", "colours-b0")
+    written = (tmp_path / output / "report.json").read_text(encoding="utf-8")
+    assert json.loads(written) == report
+    settings = report["settings"]
+    assert (settings["variant"], settings["seed"]) == ("B0", 3)
+    assert (settings["recipe"]["batch_size"], settings["recipe"]["learning_rate"]) == (24, 0.001)
 
 
 def test_info_needs_no_tensorflow_and_equals_the_cost(run_python):
@@ -397,29 +411,27 @@ def test_single_values_of_a_recipe_can_be_set_and_data_be_prepared(photos, tmp_p
     # The run prints what its recipe resolved to before it begins.
     for line in ("Recipe paper", "  policy = rand", "  rho = 0.9", "  train: 1 epochs at 32 px"):
         assert line in run.stderr
-    assert (report["data"], report["train_images"], report["test_images"]) == (
-        "tfds:colours",
-        48,
-        12,
-    )
-    assert report["recipe"]["name"] == "paper"
-    assert report["recipe"]["augmentation"]["policy"] == "rand"
-    assert report["recipe"]["augmentation"]["magnitude"] == 7
-    assert (report["recipe"]["ema_decay"], report["accumulation"]) == (0.5, 2)
-    output = tmp_path / report["output"]
+    assert report["data"]["source"] == report["settings"]["data"] == "tfds:colours"
+    assert report["data"]["images"] == {"train": 48, "test": 12}
+    used = report["settings"]["recipe"]
+    assert used["name"] == "paper"
+    assert (used["augmentation"]["policy"], used["augmentation"]["magnitude"]) == ("rand", 7)
+    assert (used["ema_decay"], report["settings"]["accumulation"]) == (0.5, 2)
+    output = tmp_path / report["export"]["directory"]
     assert list((output / "tensorboard").rglob("events.*"))
     result = answer(
         *("evaluate", output / "model_float32.tflite", "--data", "tfds:colours", "--json"),
         TFDS_DATA_DIR=str(prepared),
     )
     assert result["images"] == 12
-    assert result["accuracy"] == report["test_accuracy"]["tflite_float32"]
+    assert result["accuracy"] == report["export"]["source_accuracy"]
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_leaves_nothing(photos, tmp_path):
     line = complaint(
         *("train", "--data", f"folder:{photos}", "--image-size", 32, "--epochs", 2),
         *("--batch-size", 12, "--learning-rate", 1e30, "--output", tmp_path / "run"),
+        returncode=1,
     )
     assert "The loss became" in line
     assert "--learning-rate" in line

@@ -1,6 +1,5 @@
 """Runs that are killed at any moment, in processes of their own."""
 
-import json
 import random
 import subprocess
 import sys
@@ -12,15 +11,16 @@ import numpy as np
 import pytest
 
 from keras_efficientnet import InputError
-from keras_efficientnet.run import train
-from keras_efficientnet.training import RunConfig, recipe, run_checkpoints
+from keras_efficientnet.report import read_report
+from keras_efficientnet.run import TrainConfig, train
+from keras_efficientnet.training import recipe, run_checkpoints
 
 NETWORK = """
 import dataclasses, sys
 from pathlib import Path
 import keras
 import keras_efficientnet as ke
-from keras_efficientnet.run import train
+from keras_efficientnet.run import TrainConfig, train
 from keras_efficientnet.training import RunConfig, fit, recipe
 
 b0 = ke.spec.VARIANTS["B0"]
@@ -53,8 +53,8 @@ TRAIN = (
     + """
 chosen = recipe("small", epochs=2, batch_size=32, ema_decay=0.99)
 train(
-    "digits", tiny, training_recipe=chosen, image_size=32, seed=1,
-    output=sys.argv[1], resume=True, run_config=every_step,
+    "digits", tiny, chosen, image_size=32, output=sys.argv[1], if_exists="resume",
+    config=TrainConfig(seed=1, **vars(every_step)),
 )
 """
 )
@@ -149,9 +149,14 @@ def test_a_whole_run_survives_twenty_kills(tmp_path):
         with zipfile.ZipFile(path / "model.keras") as archive:
             extracted.append(archive.extract("model.weights.h5", tmp_path / f"{path.name}-weights"))
     assert_same_weights(*extracted)
-    reports = [json.loads((path / "report.json").read_text()) for path in (whole, broken)]
-    for key in ("test_accuracy", "agreement", "recipe"):
-        assert reports[0][key] == reports[1][key]
+    one, other = (read_report(path / "report.json") for path in (whole, broken))
+    assert one.settings == other.settings
+    for file, same in zip(one.export.files, other.export.files, strict=True):
+        assert (file.name, file.accuracy, file.agreement) == (
+            same.name,
+            same.accuracy,
+            same.agreement,
+        )
     assert (whole / "history.csv").read_text() == (broken / "history.csv").read_text()
 
 
@@ -169,16 +174,15 @@ def test_an_unfinished_run_is_never_lost_by_mistake(small, tmp_path, monkeypatch
     monkeypatch.setattr(run_checkpoints, "save", save_and_die)
     output, partial = tmp_path / "run", tmp_path / "run.partial"
 
-    def begin(**options):
-        settings = {"epochs": 1, "batch_size": 64}
-        chosen = recipe("small", **{**settings, **options.pop("recipe", {})})
+    def begin(if_exists="fail", seed=0, **values):
         train(
             "digits",
             small,
-            training_recipe=chosen,
+            recipe("small", **{"epochs": 1, "batch_size": 64, **values}),
             image_size=32,
             output=output,
-            **{"run_config": RunConfig(checkpoint_seconds=0), **options},
+            if_exists=if_exists,
+            config=TrainConfig(seed=seed, checkpoint_seconds=0),
         )
 
     with pytest.raises(Killed):
@@ -188,23 +192,23 @@ def test_an_unfinished_run_is_never_lost_by_mistake(small, tmp_path, monkeypatch
     with pytest.raises(InputError, match=r"unfinished run .*--resume .*--overwrite"):
         begin()
     with pytest.raises(InputError, match="has seed=0 and not 5; resume it with the options"):
-        begin(resume=True, seed=5)
-    with pytest.raises(InputError, match=r"has label_smoothing=0\.1 and not 0\.2"):
-        begin(resume=True, recipe={"label_smoothing": 0.2})
+        begin("resume", seed=5)
+    with pytest.raises(InputError, match=r"has recipe.label_smoothing=0\.1 and not 0\.2"):
+        begin("resume", label_smoothing=0.2)
     assert run_checkpoints.newest_step(partial) == newest
     with pytest.raises(Killed):
-        begin(resume=True)
+        begin("resume")
     assert run_checkpoints.newest_step(partial) == 2
     with pytest.raises(Killed):
-        begin(overwrite=True)
+        begin("overwrite")
     assert run_checkpoints.newest_step(partial) == 1
     assert not output.exists()
 
 
 def test_what_is_there_is_not_taken_for_a_finished_run(tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
-    with pytest.raises(InputError, match="no run wrote it"):
-        train("digits", "B0", output=tmp_path, resume=True)
+    with pytest.raises(InputError, match="no run of this version wrote it"):
+        train("digits", "B0", output=tmp_path, if_exists="resume")
     assert (tmp_path / "precious.txt").read_text() == "mine"
 
 
@@ -214,7 +218,7 @@ def test_two_runs_into_one_folder_do_not_mix(tmp_path):
     until(child, lambda: run_checkpoints.newest_step(partial) >= 0)
     try:
         with pytest.raises(InputError, match="Another run is at work in"):
-            train("digits", "B0", output=tmp_path / "run", overwrite=True)
+            train("digits", "B0", output=tmp_path / "run", if_exists="overwrite")
         assert child.poll() is None
         assert run_checkpoints.newest_step(partial) >= 0
     finally:
@@ -224,4 +228,4 @@ def test_two_runs_into_one_folder_do_not_mix(tmp_path):
 
 def test_fine_tuning_asks_for_weights():
     with pytest.raises(InputError, match="--weights"):
-        train("digits", "B0", training_recipe=recipe("finetune"))
+        train("digits", "B0", recipe("finetune"))

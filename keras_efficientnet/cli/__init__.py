@@ -17,10 +17,11 @@ from keras_efficientnet.cli.scale import scale
 from keras_efficientnet.cli.train import train
 from keras_efficientnet.cli.weights import weights
 from keras_efficientnet.errors import InputError, RunError
+from keras_efficientnet.files import DISK_FULL
 
-BAD_INPUT = 2
+BAD_INPUT, FAILED_RUN = 2, 1
 
-# TensorFlow reads this when it is imported; its start-up notes are not for users.
+# TensorFlow reads this when it is imported; its start-up messages are not for users.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
@@ -37,13 +38,16 @@ def main() -> None:
     except InputError as error:
         _fail(str(error), BAD_INPUT)
     except RunError as error:
-        _fail(str(error), 1)
+        _fail(str(error), FAILED_RUN)
     except MemoryError:
-        _fail("There is not enough memory; use smaller images, batches or fewer workers.", 1)
+        _fail(
+            "There is not enough memory; use smaller images, batches or fewer workers.", FAILED_RUN
+        )
     except OSError as error:
-        if error.errno is None:  # not the system's, so not the user's to mend
+        if error.errno is None:  # a defect of the program, not the operating system's complaint
             raise
-        _fail(f"{error.strerror}: {error.filename or 'output'}.", BAD_INPUT)
+        code = FAILED_RUN if error.errno in DISK_FULL else BAD_INPUT
+        _fail(f"{error.strerror}: {error.filename or 'output'}.", code)
 
 
 def _fail(message: str, code: int) -> None:
@@ -62,7 +66,7 @@ def group() -> None:
 
 
 def _keep_lines(command: click.Command) -> None:
-    r"""Lets `\b` in a raw docstring be the backspace by which click keeps a paragraph's lines."""
+    r"""Turns `\b` in raw docstrings into the backspace by which click keeps a paragraph's lines."""
     if command.help:
         command.help = command.help.replace(r"\b", "\b")
     for inner in getattr(command, "commands", {}).values():

@@ -1,4 +1,4 @@
-"""`keras-efficientnet plot`: pictures of networks, recipes, data and runs."""
+"""`keras-efficientnet plot`: plots of networks, recipes, data and runs."""
 
 import csv
 from collections.abc import Callable
@@ -22,9 +22,9 @@ SUFFIXES = (".svg", ".png", ".pdf")
 
 @click.group()
 def plot() -> None:
-    r"""Draw pictures: of the family, a recipe, augmented images, or a run.
+    r"""Plot the family, a recipe, augmented images, or a run.
 
-    An .svg file follows the reader's choice of light or dark.
+    An .svg file follows the reader's light or dark colour scheme.
 
     \b
     Examples:
@@ -34,17 +34,17 @@ def plot() -> None:
 
 
 def check_suffix(option: str, path: Path) -> None:
-    """Refuses a file that no picture can be written to.
+    """Refuses a file name that does not end as a picture's.
 
     Raises:
-        InputError: if its name does not end as a picture's.
+        InputError: if so.
     """
     if path.suffix not in SUFFIXES:
         raise InputError(f"{option} {str(path)!r} must end in {', '.join(SUFFIXES)}.")
 
 
 def write_picture(path: Path, draw: Callable, mode: str = "light") -> None:
-    """Draws for light or dark pages, and writes what its suffix says."""
+    """Draws for light or dark pages, and writes the format that the suffix names."""
     from keras_efficientnet import plots
 
     with plots.theme(mode):
@@ -56,9 +56,9 @@ def write_picture(path: Path, draw: Callable, mode: str = "light") -> None:
 
 
 def picture(command: Callable) -> Callable:
-    """Makes a command of `plot`, from a function that returns rows and draws them when called.
+    """Makes a command of `plot` from a function that returns rows and a function that draws them.
 
-    The rows are printed with `--json`.
+    `--json` prints the rows.
     """
 
     @plot.command(help=command.__doc__)
@@ -93,7 +93,7 @@ def picture(command: Callable) -> Callable:
     type=click.Choice(["parameters", "multiply-adds"]),
     default="parameters",
     show_default=True,
-    help="What accuracy is set against.",
+    help="What accuracy is plotted against.",
 )
 def family(against):
     """Size or cost against accuracy on ImageNet: the family and others, as published."""
@@ -106,7 +106,7 @@ def family(against):
 
 @picture
 def scaling():
-    """How depth, width, resolution and cost grow with the compound coefficient."""
+    """Depth, width, resolution and cost against the compound coefficient."""
     from keras_efficientnet import plots, study
 
     rows = study.compound_scales()
@@ -121,22 +121,22 @@ def schedule(recipe_name, epochs, batch_size):
     """The learning rate of a recipe over its epochs."""
     import_tensorflow()
     from keras_efficientnet import plots
-    from keras_efficientnet.training import recipe
+    from keras_efficientnet.training import learning_rates, recipe
 
     given = {"epochs": epochs, "batch_size": batch_size}
     chosen = recipe(recipe_name, **{name: n for name, n in given.items() if n is not None})
-    rows = chosen.learning_rates()
+    rows = learning_rates(chosen)
     return rows, lambda: plots.learning_rate_schedule(rows)
 
 
 @picture
 @data_options("--data", DATA_HELP, default="digits", show_default=True)
 @click.option("--recipe", "recipe_name", default="paper", show_default=True)
-@click.option("--model", "variant", default="B0", show_default=True, help="For its magnitude.")
+@click.option("--model", "variant", default="B0", show_default=True, help="Sets the magnitude.")
 @click.option("--image-size", type=int, help="In pixels. [default: the data's or the variant's]")
 @click.option("--seed", type=int, default=0, show_default=True)
 def augmentation(load_data, recipe_name, variant, image_size, seed):
-    """Training images as a recipe shows them to the network."""
+    """Training images beside copies augmented as a recipe does."""
     from keras_efficientnet import plots, scaling
 
     size = image_size or scaling.get_variant(variant).resolution
@@ -153,7 +153,7 @@ def augmentation(load_data, recipe_name, variant, image_size, seed):
 @picture
 @click.argument("run", type=click.Path(path_type=Path))
 def history(run):
-    """The learning curves of RUN, a folder that train has written."""
+    """The learning curves of RUN, a folder written by train."""
     from keras_efficientnet import plots
 
     rows = _read(run / "history.csv")
@@ -163,7 +163,7 @@ def history(run):
 @picture
 @click.argument("file", type=click.Path(path_type=Path))
 def search(file):
-    """Candidates for alpha, beta and gamma from FILE, a CSV file with their accuracies."""
+    """Candidates for alpha, beta and gamma in FILE, a CSV file with their accuracies."""
     from keras_efficientnet import plots
 
     rows = _read(file)
@@ -173,7 +173,7 @@ def search(file):
 @picture
 @click.argument("file", type=click.Path(path_type=Path))
 def comparison(file):
-    """Single-dimension beside compound scaling from FILE, a CSV file with accuracies."""
+    """Scaling of single dimensions beside compound scaling in FILE, a CSV file of accuracies."""
     from keras_efficientnet import plots
 
     rows = _read(file)
@@ -181,10 +181,10 @@ def comparison(file):
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """Reads a table.
+    """Reads a CSV file.
 
     Raises:
-        InputError: if there is none.
+        InputError: if it cannot be read, or has no rows.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:

@@ -1,5 +1,8 @@
 """`keras-efficientnet train`."""
 
+import dataclasses
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 
 import click
@@ -16,116 +19,152 @@ from keras_efficientnet.cli.common import (
 from keras_efficientnet.errors import InputError
 
 
+def grouped(name: str, *options: Callable) -> Callable:
+    """Adds options to a command, which gets their values as one dict under this name."""
+
+    def decorate(command: Callable) -> Callable:
+        @wraps(command)
+        def gathered(**values):
+            group = {option: values.pop(option) for option in names}
+            return command(**{name: group}, **values)
+
+        for option in reversed(options):
+            option(gathered)
+        names = [added.name for added in gathered.__click_params__[-len(options) :]]
+        return gathered
+
+    return decorate
+
+
+network_options = grouped(
+    "network",
+    click.option(
+        "--model",
+        "variant",
+        default="B0",
+        show_default=True,
+        help="Variant, such as B3, Lite0 or V2-S.",
+    ),
+    click.option(
+        "--image-size",
+        type=int,
+        help="Side of the input in pixels. [default: the data's or the variant's]",
+    ),
+    click.option("--weights", type=click.Path(), help="Published name or file to start from."),
+)
+recipe_options = grouped(
+    "recipe",
+    click.option(
+        "--recipe",
+        "name",
+        default="small",
+        show_default=True,
+        help="small, finetune, paper or v2-progressive.",
+    ),
+    click.option(
+        "--epochs", type=int, help="Passes over the training images. [default: the recipe's]"
+    ),
+    click.option(
+        "--batch-size", type=int, help="Images per optimizer step. [default: the recipe's]"
+    ),
+    click.option(
+        "--learning-rate",
+        type=float,
+        help="Peak learning rate at any batch size. [default: the recipe's]",
+    ),
+    click.option(
+        "--set",
+        "settings",
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="Any other value of the recipe, such as policy=rand or progressive.magnitude=5; "
+        "repeatable.",
+    ),
+)
+run_options = grouped(
+    "config",
+    click.option(
+        "--seed",
+        type=int,
+        default=0,
+        show_default=True,
+        help="Of initial weights, order of the images and augmentation.",
+    ),
+    click.option(
+        "--class-weights", is_flag=True, help="Weight the loss so that every class counts equally."
+    ),
+    click.option(
+        "--precision",
+        default="float32",
+        show_default=True,
+        help="float32, mixed_bfloat16 or mixed_float16.",
+    ),
+    click.option(
+        "--accumulation",
+        type=int,
+        default=1,
+        show_default=True,
+        help="Equal parts that each batch is processed in, where it does not fit into memory.",
+    ),
+    click.option(
+        "--steps-per-execution",
+        type=int,
+        default=1,
+        show_default=True,
+        help="Batches between two calls from Python; more keep an accelerator busy.",
+    ),
+    click.option(
+        "--devices",
+        type=int,
+        help="Devices of this host that share each batch. [default: all GPUs]",
+    ),
+    click.option(
+        "--deterministic", is_flag=True, help="Compute the same bits in every run; slower."
+    ),
+    click.option("--tensorboard", is_flag=True, help="Write event files for TensorBoard."),
+    click.option(
+        "--checkpoint-seconds",
+        type=float,
+        default=300,
+        show_default=True,
+        help="Time between two checkpoints.",
+    ),
+)
+host_options = grouped(
+    "cluster",
+    click.option(
+        "--hosts",
+        metavar="HOST:PORT,...",
+        help="Train on several hosts, with KERAS_BACKEND=jax: all their addresses, in order.",
+    ),
+    click.option(
+        "--process-id", type=int, help="With --hosts: number of this process among them, from 0."
+    ),
+)
+output_options = grouped(
+    "results",
+    click.option(
+        "--resume", is_flag=True, help="Continue an unfinished run with the same options."
+    ),
+    click.option(
+        "--output",
+        type=click.Path(path_type=Path),
+        help="Folder to write. [default: saved_models/DATA-MODEL]",
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace an existing output or unfinished run."),
+)
+
+
 @click.command()
 @data_options("--data", DATA_HELP, default="digits", show_default=True)
-@click.option(
-    "--model",
-    "variant",
-    default="B0",
-    show_default=True,
-    help="Variant, such as B3, Lite0 or V2-S.",
-)
-@click.option(
-    "--image-size",
-    type=int,
-    help="Side of the input in pixels. [default: the data's or the variant's]",
-)
-@click.option(
-    "--recipe",
-    "recipe_name",
-    default="small",
-    show_default=True,
-    help="small, finetune, paper or v2-progressive.",
-)
-@click.option("--epochs", type=int, help="Passes over the training images. [default: the recipe's]")
-@click.option(
-    "--batch-size", type=int, help="Images that one step looks at. [default: the recipe's]"
-)
-@click.option(
-    "--learning-rate", type=float, help="Peak, at this batch size. [default: the recipe's]"
-)
-@click.option(
-    "--set",
-    "settings",
-    metavar="NAME=VALUE",
-    multiple=True,
-    help="Any other value of the recipe, such as policy=rand or mixup_alpha=0.2; repeatable.",
-)
-@click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of weights, order and augmentation."
-)
-@click.option("--weights", type=click.Path(), help="Published name or file to start from.")
-@click.option("--class-weights", is_flag=True, help="Let every class count the same in the loss.")
-@click.option(
-    "--precision",
-    default="float32",
-    show_default=True,
-    help="float32, mixed_bfloat16 or mixed_float16.",
-)
-@click.option(
-    "--accumulation",
-    type=int,
-    default=1,
-    show_default=True,
-    help="Parts that a batch is cut into where it does not fit into memory.",
-)
-@click.option(
-    "--steps-per-run_config",
-    type=int,
-    default=1,
-    show_default=True,
-    help="Batches between two calls from Python; more keeps an accelerator busy.",
-)
-@click.option(
-    "--devices",
-    type=int,
-    help="Devices of this host to share each batch. [default: all GPUs]",
-)
-@click.option(
-    "--hosts",
-    metavar="HOST:PORT,...",
-    help="Train on several hosts, with KERAS_BACKEND=jax: all their addresses, in order.",
-)
-@click.option("--process-id", type=int, help="With --hosts: this process' place, from 0.")
-@click.option("--deterministic", is_flag=True, help="Give the same bits every time; slower.")
-@click.option("--tensorboard", is_flag=True, help="Write event files for TensorBoard.")
-@click.option(
-    "--checkpoint-seconds",
-    type=float,
-    default=300,
-    show_default=True,
-    help="Time between two checkpoints.",
-)
-@click.option("--resume", is_flag=True, help="Go on with an unfinished run of the same options.")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    help="Folder to write. [default: saved_models/DATA-MODEL]",
-)
-@click.option("--overwrite", is_flag=True, help="Replace an existing output or unfinished run.")
+@network_options
+@recipe_options
+@run_options
+@host_options
+@output_options
 @json_option
-def train(
-    load_data,
-    variant,
-    recipe_name,
-    epochs,
-    batch_size,
-    learning_rate,
-    settings,
-    class_weights,
-    precision,
-    accumulation,
-    steps_per_execution,
-    devices,
-    hosts,
-    process_id,
-    deterministic,
-    tensorboard,
-    checkpoint_seconds,
-    as_json,
-    **options,
-):
-    r"""Train a classifier; export and check it.
+def train(load_data, network, recipe, config, cluster, results, as_json):
+    r"""Train a classifier; export and verify it.
 
     Writes a .keras file, a SavedModel, a float and an int8 LiteRT file, labels, the
     training history and a report. Every file is reloaded in a fresh process and compared
@@ -142,50 +181,43 @@ def train(
     from keras_efficientnet import scaling
     from keras_efficientnet.training import distribution
 
-    # What is wrong shows before the seconds that TensorFlow takes to load.
-    scaling.get_variant(variant)
+    # These show mistakes before the seconds that TensorFlow takes to load.
+    scaling.get_variant(network["variant"])
     distribution.check_jax()
+    hosts, process_id = cluster["hosts"], cluster["process_id"]
     if (hosts is None) != (process_id is None):
         raise InputError("--hosts and --process-id go together.")
-    overrides = dict(setting(text) for text in settings)
-    overrides |= {
-        name: value
-        for name, value in (("epochs", epochs), ("batch_size", batch_size))
-        if value is not None
-    }
 
     def run():
         import_tensorflow()
-        from keras_efficientnet.run import train
-        from keras_efficientnet.training import RunConfig
-        from keras_efficientnet.training.recipes import REFERENCE_BATCH_SIZE, recipe
+        from keras_efficientnet.run import TrainConfig, train
 
-        if learning_rate is not None:
-            batch = recipe(recipe_name, variant, **overrides).batch_size
-            overrides["base_learning_rate"] = learning_rate * REFERENCE_BATCH_SIZE / batch
         return train(
             load_data(),
-            variant,
-            training_recipe=recipe(recipe_name, variant, **overrides),
-            run_config=RunConfig(
-                accumulation=accumulation,
-                steps_per_execution=steps_per_execution,
-                checkpoint_seconds=checkpoint_seconds,
-                precision=precision,
-                deterministic=deterministic,
-                class_weights=class_weights,
-                tensorboard=tensorboard,
-                devices=devices,
-            ),
-            **options,
+            recipe=_recipe(network["variant"], **recipe),
+            output=results["output"],
+            if_exists=_if_exists(**results),
+            config=TrainConfig(**config),
+            **network,
         )
 
     report = distribution.on_hosts(run, hosts, process_id) if hosts else run()
     if as_json:
-        print_json(report)
-        return
-    if process_id:
-        click.echo(f"Process 0 has exported and checked the model of process {process_id} too.")
-        return
-    print_artifacts(report)
-    click.echo(f"Written to {report['output']} in {report['seconds']:.0f} s.")
+        print_json(report and dataclasses.asdict(report))
+    elif report is None:
+        click.echo(f"Process 0 has exported and verified the model of process {process_id} too.")
+    else:
+        print_artifacts(report.export)
+        click.echo(f"Written to {report.export.directory} in {report.seconds:.0f} s.")
+
+
+def _recipe(variant, name, settings, **given):
+    """Returns the recipe with the values that were given in place of its own."""
+    from keras_efficientnet.training import recipe
+
+    values = {option: value for option, value in given.items() if value is not None}
+    return recipe(name, variant, **dict(map(setting, settings)), **values)
+
+
+def _if_exists(resume, overwrite, output):
+    return "resume" if resume else "overwrite" if overwrite else "fail"
