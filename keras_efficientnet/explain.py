@@ -32,28 +32,34 @@ class GradCAM:
     The score is the logit: the gradient of a softmax or sigmoid vanishes for a class that the
     network is sure of.
 
+    Attributes:
+        classes: number of classes.
+        input_shape: of one image.
+        feature_shape: of the feature map of one image.
+
     Args:
         model: a functional or sequential classifier, on TensorFlow, JAX or PyTorch.
         layer: name of the layer whose output is the feature map; the last one with height
-            and width if None. All that the network computes must go through it.
+            and width if None. All paths from image to scores must go through it.
 
     Raises:
-        InputError: if the model has no such layer or is no classifier of one image.
+        InputError: if the model has no such layer or is not a classifier of one image.
     """
 
     def __init__(self, model: keras.Model, layer: str | None = None):
         image, scores = _ends(model)
         features = _feature_map(model, scores, layer)
         self.classes = scores.shape[-1]
+        self.feature_shape = tuple(features.shape[1:])
         self.input_shape = tuple(image.shape[1:])
         before, finish = _ahead_of_activation(scores)
         self._to_features = keras.Model(image, [features, scores])
-        # XLA would compile for minutes on a CPU; JAX knows nothing else.
+        # XLA would compile for minutes on a CPU; JAX always compiles.
         self._to_features.compile(jit_compile="auto" if keras.backend.backend() == "jax" else False)
         try:
             to_scores = keras.Model(features, before)
             entries = sum(isinstance(each, keras.layers.InputLayer) for each in to_scores.layers)
-            if entries > 1:  # Keras 3.12 would say so in the first call
+            if entries > 1:  # Keras 3.12 would raise in the first call
                 raise ValueError("The network's own input is needed as well.")
         except ValueError:
             raise InputError(
@@ -215,9 +221,9 @@ def _ends(model: keras.Model) -> tuple[Any, Any]:
 
 
 def _feature_map(model: keras.Model, scores: Any, name: str | None) -> Any:
-    """Returns the output of the layer of that name, or the last that still has places."""
-    # By walking back from the scores, and not by `layer.output`: a layer that is shared with
-    # another network, or a network itself, has an output in each.
+    """Returns the output of the layer of that name, or the last one with height and width."""
+    # Walks back from the scores, because `layer.output` is ambiguous for a layer that is shared
+    # between networks or is a network itself.
     pending, seen = [scores], set()
     while pending:
         tensor = pending.pop(0)
@@ -229,7 +235,7 @@ def _feature_map(model: keras.Model, scores: Any, name: str | None) -> Any:
             break
         if (
             name is None
-            and _has_places(tensor)
+            and _is_spatial(tensor)
             and not isinstance(operation, keras.layers.InputLayer)
         ):
             break
@@ -240,7 +246,7 @@ def _feature_map(model: keras.Model, scores: Any, name: str | None) -> Any:
             if name
             else f"Model {model.name!r} has no feature map with height and width."
         )
-    if not _has_places(tensor):
+    if not _is_spatial(tensor):
         raise InputError(
             f"layer={name!r} gives {tuple(tensor.shape)}; one that gives [batch, height, width, "
             "channels] can be explained."
@@ -248,7 +254,7 @@ def _feature_map(model: keras.Model, scores: Any, name: str | None) -> Any:
     return tensor
 
 
-def _has_places(tensor: Any) -> bool:
+def _is_spatial(tensor: Any) -> bool:
     if len(tensor.shape) != 4:
         return False
     channels_last = keras.config.image_data_format() == "channels_last"
@@ -256,7 +262,7 @@ def _has_places(tensor: Any) -> bool:
 
 
 def _ahead_of_activation(scores: Any) -> tuple[Any, Callable]:
-    """Returns a symbolic tensor, and what makes of its values the scores without activation."""
+    """Returns a symbolic tensor, and a function from its values to the logits."""
     layer, node_index, _ = scores._keras_history
     before = layer._inbound_nodes[node_index].input_tensors[0]
     if isinstance(layer, keras.layers.Dense) and layer.activation is not keras.activations.linear:
@@ -272,7 +278,7 @@ def _ahead_of_activation(scores: Any) -> tuple[Any, Callable]:
 
 
 def _gradient_of(function: Callable) -> Callable:
-    """Makes of a function with one value its gradient by its first argument."""
+    """Returns the gradient of a scalar function by its first argument."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf

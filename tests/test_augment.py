@@ -167,7 +167,7 @@ def test_sign_is_drawn_where_it_means_something(name, level):
     more = ([0.3, 0.6],) if name == "Cutout" else ()
     index = list(OPERATIONS).index(name)
     for draw, sign in ((0.49, -1.0 if name in augment.SIGNED else 1.0), (0.5, 1.0)):
-        result = augment._apply(
+        result = augment.apply_operation(
             tf.constant(image), index, argument, tf.constant(True), tf.constant([draw, 0.3, 0.6])
         )
         np.testing.assert_array_equal(result, OPERATIONS[name](image, sign * argument, *more))

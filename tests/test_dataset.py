@@ -7,9 +7,9 @@ from image_helpers import write_classes
 from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 
-from keras_efficientnet import InputError
 from keras_efficientnet.data import image_files, sources
 from keras_efficientnet.data.dataset import ArrayExamples, Dataset, FileExamples, LeftOut
+from keras_efficientnet.errors import RunError
 
 
 def drawn(examples, seed, start, count):
@@ -89,8 +89,11 @@ def test_a_file_that_changes_while_in_use_is_named(tmp_path):
     data: Any = sources.load(f"folder:{tmp_path}")
     for path in data.train.paths:
         Image.new("RGB", (7, 7)).save(path)
-    with pytest.raises(InputError, match=r"0.png was changed"):
+    with pytest.raises(RunError, match=r"0.png was changed"):
         data.train.stream(0, 0)
+    data.train.paths[0].unlink()
+    with pytest.raises(RunError, match=r"0.png was changed"):
+        list(data.train)
 
 
 def test_class_weights_balance_the_classes():

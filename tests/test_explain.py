@@ -149,7 +149,7 @@ def test_a_stranger_of_keras_applications_is_explained():
     )
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     # Its head works on 1 x 1 maps, which have no places to show.
-    assert explain.GradCAM(model)._to_features.outputs[0].shape[1:3] == (2, 2)
+    assert explain.GradCAM(model).feature_shape[:2] == (2, 2)
     assert explain.grad_cam(model, image, 1).shape == (64, 64)
 
 

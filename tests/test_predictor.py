@@ -1,6 +1,5 @@
 """The predictor on every format, from every kind of source, and from many threads."""
 
-import dataclasses
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,9 +11,9 @@ from PIL import Image
 
 import keras_efficientnet as ke
 from keras_efficientnet import InputError, deploy
-from keras_efficientnet.data import images, sources
+from keras_efficientnet.data import images
 from keras_efficientnet.deploy.runtime import BATCH_SIZE
-from keras_efficientnet.description import ModelDescription, read_description
+from keras_efficientnet.description import read_description
 
 NAMES = ("chat", "犬", "лиса")
 
@@ -213,56 +212,3 @@ assert not {"keras", "tensorflow"} & set(sys.modules)
 """,
         model_files["float32"],
     )
-
-
-def labelled(photos, labels, names):
-    examples = sources.ArrayExamples(photos, labels)
-    return sources.Dataset("photos", "photos", names, examples, examples, 1.0, False)
-
-
-def test_evaluation_matches_classes_by_name(model_files, model, photos, expected, tmp_path):
-    predictor = ke.Predictor(model_files["keras"])
-    best = expected.argmax(1)
-    to_data = {0: 2, 1: 0, 2: 1}  # the data lists the same names in another order
-    names = ("犬", "лиса", "chat")
-    labels = np.array([to_data[label] for label in best])
-    result = deploy.evaluate(predictor, labelled(photos, labels, names))
-    assert (result.images, result.accuracy, result.confusions) == (24, 1, ())
-    assert result.top5_accuracy is None
-    counts = {name: int((best == index).sum()) for index, name in enumerate(NAMES)}
-    assert {name: row.images for name, row in result.classes.items()} == {
-        name: count for name, count in counts.items() if count
-    }
-    wrong = deploy.evaluate(predictor, labelled(photos, (labels + 1) % 3, names))
-    assert wrong.accuracy == 0
-    assert {(row.label, row.taken_for): row.images for row in wrong.confusions} == {
-        (names[(to_data[index] + 1) % 3], NAMES[index]): counts[NAMES[index]]
-        for index in set(best.tolist())
-    }
-    with pytest.raises(InputError, match="'wolf' is not among the model's: chat"):
-        deploy.evaluate(predictor, labelled(photos, best, ("chat", "wolf", "лиса")))
-    model.save(tmp_path / "nameless.keras")
-    nameless = ke.Predictor(tmp_path / "nameless.keras")
-    with pytest.raises(InputError, match="tells 3 classes apart and the data has 4"):
-        deploy.evaluate(nameless, labelled(photos, best, ("a", "b", "c", "d")))
-
-
-def test_evaluation_counts_the_five_best_of_more_classes(small, photos, tmp_path):
-    names = tuple("abcdefgh")
-    model = ke.EfficientNet(small, classes=8, input_shape=(64, 64, 3))
-    description = ModelDescription("small", names, 64, 0.875)
-    deploy.save_keras(model, tmp_path / "m.keras", description)
-    predictor = ke.Predictor(tmp_path / "m.keras")
-    scores = predictor.scores(np.stack([predictor.prepare(photo) for photo in photos]))
-    order = np.argsort(-scores, axis=1, kind="stable")
-    ranks = np.arange(len(photos)) % 7  # 0 to 6, so that some are among the best five
-    labels = order[np.arange(len(photos)), ranks]
-    result = deploy.evaluate(predictor, labelled(photos, labels, names))
-    assert result.accuracy == pytest.approx(np.mean(ranks == 0))
-    assert result.top5_accuracy == pytest.approx(np.mean(ranks < 5))
-    for index, name in enumerate(names):
-        if (labels == index).any():
-            share = np.mean(ranks[labels == index] < 5)
-            assert result.classes[name].top5_accuracy == pytest.approx(share)
-    assert sum(row.images for row in result.confusions) == np.sum(ranks > 0)
-    assert dataclasses.astuple(predictor.description)[1] == names

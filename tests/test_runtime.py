@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+from ai_edge_litert import interpreter
 
 from keras_efficientnet import deploy
 from keras_efficientnet.deploy import runtime
@@ -44,12 +45,13 @@ def test_interpreters_are_made_when_needed_and_no_more_than_threads(
     model_files, pixels, threads, monkeypatch
 ):
     made = []
-    make = runtime._LiteModel._interpreter
-    monkeypatch.setattr(
-        runtime._LiteModel,
-        "_interpreter",
-        lambda self, count: made.append(count) or make(self, count),
-    )
+    make = interpreter.Interpreter
+
+    def counted(num_threads, **options):
+        made.append(num_threads)
+        return make(num_threads=num_threads, **options)
+
+    monkeypatch.setattr(interpreter, "Interpreter", counted)
     runner = runtime.open_model(model_files["float32"], threads)
     for image in pixels[:3]:
         runner.run(image[None])

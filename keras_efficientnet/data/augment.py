@@ -1,33 +1,31 @@
 """RandAugment, AutoAugment, MixUp and CutMix for `tf.data`.
 
-Pure functions without state: all chance comes from `seed`, an integer tensor of shape
-`[2]`, so a pipeline gives the same images however many of them it makes at once. Draw
-one seed for each image and epoch, as with `tf.data.Dataset.random`; the crop and the
-policy of one image may share it.
+Pure functions: all randomness comes from `seed`, an integer tensor of shape `[2]`, so a
+pipeline gives the same images whatever its parallelism. Use one seed for each image and
+epoch, as with `tf.data.Dataset.random`; the crop and the policy of one image may share it.
 """
 
 import tensorflow as tf
 
 from keras_efficientnet.data.operations import OPERATIONS
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import InputError, require
 
-# AutoGraph, which `Dataset.map` applies to all it calls, would find nothing to convert here
-# and make tracing take twice as long.
+# There is nothing to convert here, and AutoGraph, which `Dataset.map` applies to all it
+# calls, would double the time of tracing.
 _plain = tf.autograph.experimental.do_not_convert
 
 SIGNED = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
-"""Operations whose argument is negated for half of the images."""
+"""Operations whose argument is negated with probability 1/2."""
 
 OP_PROBABILITY = (0.2 + 0.8) / 2
-"""Of RandAugment applying an operation it has chosen.
+"""Probability with which RandAugment applies an operation that it has drawn.
 
-TPU autoaugment.py draws it from U(.2, .8) for each operation. Drawn anew each time, it
-makes the same coin as its mean. That code never reads the number it draws, though, and
-applies whatever it has chosen: this is `op_probability=1`.
+TPU autoaugment.py draws a probability from U(.2, .8) for each operation, which is equivalent
+to its mean. (That code then ignores it and always applies the operation: `op_probability=1`.)
 """
 
 MAX_MAGNITUDE = 30
-"""The highest of RandAugment that TPU autoaugment.py names."""
+"""Largest magnitude of RandAugment that TPU autoaugment.py names."""
 
 # TPU autoaugment.py, the `HParams` of each policy, in pixels at level 10.
 _RAND_AUGMENT_REACH = {"translate": 100, "cutout": 40}
@@ -64,8 +62,8 @@ AUTO_AUGMENT_V0 = (
 )
 
 
-# Inlined, the operations would be visited one by one for every image, in the branches that are
-# not taken too; called, only the call is. This halves the time of choosing.
+# As function calls, so that TensorFlow's executor does not visit the operations of the
+# branches that are not taken. This halves the cost of the choice.
 _CALLS = {
     name: tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
     for name, function in OPERATIONS.items()
@@ -73,11 +71,11 @@ _CALLS = {
 
 
 def level_argument(name: str, level: float, *, translate: float, cutout: float) -> float:
-    """Turns a level into the argument of an operation, before its sign is drawn.
+    """Converts a level to the argument of an operation, before its sign is drawn.
 
     Args:
         name: of the operation, a key of `OPERATIONS`.
-        level: 0 or more; 10 is the highest that AutoAugment's search could choose.
+        level: at least 0; AutoAugment's search space ends at 10.
         translate: pixels of a translation at level 10.
         cutout: pixels of half the side of a cutout at level 10.
 
@@ -91,8 +89,7 @@ def level_argument(name: str, level: float, *, translate: float, cutout: float) 
 
     Source: `level_to_arg` in TPU autoaugment.py.
     """
-    if name not in OPERATIONS:
-        raise InputError(f"name={name!r} must be one of {', '.join(OPERATIONS)}.")
+    require(name in OPERATIONS, "name", name, f"one of {', '.join(OPERATIONS)}")
     share = level / 10
     enhance, shear, shift = share * 1.8 + 0.1, share * 0.3, share * translate
     arguments = {
@@ -121,15 +118,15 @@ def rand_augment(
     magnitude: float = 10,
     op_probability: float = OP_PROBABILITY,
 ):
-    """Applies operations drawn at random, all at one magnitude, to an image.
+    """Applies randomly drawn operations, all at one magnitude, to an image.
 
     Args:
-        image: uint8 `[height, width, 3]`, sides of 3 or more. Translations and cutouts
-            are in pixels, meant for images of some 200 and more.
+        image: uint8 `[height, width, 3]`, sides at least 3. Translations and cutouts are in
+            pixels, meant for images of about 200 pixels and more.
         seed: integers `[2]`.
-        num_layers: operations drawn, one after the other (N in the paper).
-        magnitude: level of all of them, 0 to 30 (M in the paper; the published models
-            use 10, B5 17, B7 and B8 28).
+        num_layers: number of operations applied in sequence (N in the paper).
+        magnitude: level of all of them, 0 to 30 (M in the paper; the pretrained models
+            used 10, B5 17, B7 and B8 28).
         op_probability: that a drawn operation is applied, see `OP_PROBABILITY`.
 
     Returns:
@@ -141,12 +138,10 @@ def rand_augment(
     Source: https://arxiv.org/abs/1909.13719 and TPU autoaugment.py.
     """
     image = _check_image(image)
-    if num_layers < 0:
-        raise InputError(f"num_layers={num_layers} must be 0 or more.")
-    if not 0 <= magnitude <= MAX_MAGNITUDE:
-        raise InputError(f"magnitude={magnitude} must be from 0 to {MAX_MAGNITUDE}.")
-    if not 0 <= op_probability <= 1:
-        raise InputError(f"op_probability={op_probability} must be from 0 to 1.")
+    require(num_layers >= 0, "num_layers", num_layers, "at least 0")
+    in_range = 0 <= magnitude <= MAX_MAGNITUDE
+    require(in_range, "magnitude", magnitude, f"from 0 to {MAX_MAGNITUDE}")
+    require(0 <= op_probability <= 1, "op_probability", op_probability, "from 0 to 1")
     arguments = tf.constant(
         [level_argument(name, magnitude, **_RAND_AUGMENT_REACH) for name in OPERATIONS]
     )
@@ -154,7 +149,7 @@ def rand_augment(
     for layer in range(num_layers):
         operation = tf.cast(draws[layer, 0] * len(OPERATIONS), tf.int32)
         applied = draws[layer, 1] < op_probability
-        image = _apply(image, operation, arguments[operation], applied, draws[layer, 2:])
+        image = apply_operation(image, operation, arguments[operation], applied, draws[layer, 2:])
     return image
 
 
@@ -188,7 +183,7 @@ def auto_augment(image, seed):
     policy = tf.cast(draws[0, 0] * len(AUTO_AUGMENT_V0), tf.int32)
     for step in range(2):
         applied = draws[step, 1] < probabilities[policy, step]
-        image = _apply(
+        image = apply_operation(
             image, operations[policy, step], arguments[policy, step], applied, draws[step, 2:]
         )
     return image
@@ -196,22 +191,22 @@ def auto_augment(image, seed):
 
 @_plain
 def mix_up(images, labels, seed, alpha: float = 0.2, shard: tuple[int, int] = (0, 1)):
-    """Blends each image of a shuffled batch with its neighbour, and their labels alike.
+    """Blends each image of a shuffled batch with its neighbour, and their labels (MixUp).
 
     Args:
         images: `[batch, height, width, channels]`, any number type. The first is blended
             with the second, the third with the fourth, and so on; the last one of an odd
-            number stays as it is.
+            batch is unchanged.
         labels: floats `[batch, classes]`, one-hot or smoothed.
         seed: integers `[2]`.
-        alpha: both parameters of the Beta distribution of the share that an image
-            keeps, one draw for each; 0 leaves the batch as it is.
-        shard: `(index, count)`: the batch is this part of one `count` times as large,
-            whose images get the same draws wherever it is cut.
+        alpha: both parameters of the Beta distribution that each image's own share is
+            drawn from; 0 leaves the batch unchanged.
+        shard: `(index, count)`: this batch is one of `count` equal parts of a global batch,
+            whose images are mixed alike for any `count`.
 
     Returns:
-        Images of the type they came in, whole numbers rounded, and labels as float32, of
-        the same shapes.
+        Images of the type they came in, integers rounded, and labels as float32, of the same
+        shapes.
 
     Raises:
         InputError: alpha is negative.
@@ -234,17 +229,16 @@ def mix_up(images, labels, seed, alpha: float = 0.2, shard: tuple[int, int] = (0
 
 @_plain
 def cut_mix(images, labels, seed, alpha: float = 1.0, shard: tuple[int, int] = (0, 1)):
-    """Puts a rectangle of its neighbour in a shuffled batch into each image.
+    """Pastes a rectangle of its neighbour in a shuffled batch into each image (CutMix).
 
-    The labels are mixed by the area that is really covered. (keras-cv's layer uses the
-    area before the rectangle is cut off at the edge, which is up to four times as much.)
+    The labels are mixed by the area that is covered. (keras-cv's layer uses the area before
+    the rectangle is clipped at the image's edge, which is up to four times as large.)
 
     Args:
         images: as for `mix_up`.
         labels: floats `[batch, classes]`, one-hot or smoothed.
         seed: integers `[2]`.
-        alpha: both parameters of the Beta distribution of the share that an image
-            keeps, one draw for each; 0 leaves the batch as it is.
+        alpha: as for `mix_up`.
         shard: as for `mix_up`.
 
     Returns:
@@ -291,15 +285,15 @@ def _check_image(image):
     return image
 
 
-def _apply(image, operation, argument, applied, draws):
-    """Applies the operation of that index in `OPERATIONS`, or none.
+def apply_operation(image, operation, argument, applied, draws):
+    """Applies one operation to an image, or none.
 
     Args:
         image: uint8 `[height, width, 3]`.
-        operation: scalar int32.
-        argument: scalar float32, without its sign.
-        applied: scalar bool.
-        draws: floats `[3]` in [0, 1), for the sign and for the centre of a cutout.
+        operation: index in `OPERATIONS`, scalar int32.
+        argument: of the operation, scalar float32, before its sign is drawn.
+        applied: whether to apply it, scalar bool.
+        draws: uniform random floats `[3]` in [0, 1), for the sign and the centre of a cutout.
     """
     signed = tf.constant([name in SIGNED for name in OPERATIONS])
     negated = signed[operation] & (draws[0] < 0.5)
@@ -310,37 +304,36 @@ def _apply(image, operation, argument, applied, draws):
         return lambda: function(image, argument, *more)
 
     branches = [branch(name, function) for name, function in _CALLS.items()]
-    # The index past the operations is the image itself; no branch is run but the one.
+    # The last index stands for the unchanged image.
     index = tf.where(applied, operation, len(branches))
     result = tf.switch_case(index, [*branches, lambda: tf.identity(image)])
     return tf.ensure_shape(result, image.shape)
 
 
 def _check_mix(alpha, seed, seeds):
-    if not 0 <= alpha < float("inf"):
-        raise InputError(f"alpha={alpha} must be 0 or more.")
+    require(0 <= alpha < float("inf"), "alpha", alpha, "at least 0")
     return tf.unstack(tf.random.split(seed, seeds))
 
 
 def _partners(images):
-    """0 with 1, 2 with 3, ...: pairs stay whole wherever an even number begins a part."""
+    """Pairs 0 with 1, 2 with 3, ..., so that shards of even size contain whole pairs."""
     batch = tf.shape(images)[0]
     return tf.minimum(tf.bitwise.bitwise_xor(tf.range(batch), 1), batch - 1)
 
 
 def _part(draw, images, shard):
-    """The draws of this part of the batch, out of those for the whole."""
+    """Draws for the global batch, and returns the values of this shard."""
     index, count = shard
     batch = tf.shape(images)[0]
     return draw(count * batch)[index * batch : (index + 1) * batch]
 
 
 def _beta(batch, alpha, seed):
-    """Draws from Beta(alpha, alpha), the share of the image itself; 1 for alpha 0.
+    """Draws the image's own share from Beta(alpha, alpha); 1 for alpha 0.
 
-    That is `x / (x + y)` for two draws of Gamma(alpha), which for small alpha are too
-    small for float32. A draw of Gamma(alpha + 1) times a uniform one to the power of
-    `1 / alpha` is the same, and has a logarithm that fits.
+    That is `x / (x + y)` of two samples of Gamma(alpha), which underflow in float32 for small
+    alpha. Gamma(alpha + 1) times a uniform sample to the power of `1 / alpha` has the same
+    distribution, and a logarithm that does not underflow.
     """
     if alpha == 0:
         return tf.ones([batch])

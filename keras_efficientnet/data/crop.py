@@ -8,7 +8,7 @@ import functools
 import tensorflow as tf
 
 from keras_efficientnet.data.images import PHOTO_CROP_FRACTION
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import InputError, require
 
 # As in augment.py: AutoGraph would only make tracing slower.
 _plain = tf.autograph.experimental.do_not_convert
@@ -30,11 +30,11 @@ def random_resized_crop(
     min_area: float = AREA_RANGE[0],
     orientation=1,
 ):
-    """Cuts a random part out of an image, resizes it, and flips half of the images.
+    """Crops a random part of an image, resizes it, and flips half of the images.
 
-    The part has a random height and aspect ratio within the paper's bounds; if ten
-    draws in a row do not fit into the image, it is the middle square that evaluation
-    sees. Of a JPEG file that is upright, only the part is decoded.
+    The crop has a random area and aspect ratio; after ten draws that do not fit into the
+    image, it is the centre crop of evaluation. Of an upright JPEG file, only the crop is
+    decoded.
 
     Args:
         image_or_bytes: uint8 `[height, width, 3]`, or a scalar string: the content of a
@@ -42,9 +42,9 @@ def random_resized_crop(
         size: side of the result in pixels.
         seed: integers `[2]`.
         flip: mirror the image left to right with probability 1/2.
-        min_area: smallest share of the image to draw, in (0, 1].
-        orientation: by EXIF, a scalar of 1 to 8; other values, which some files hold, are
-            taken for 1. It is undone first.
+        min_area: smallest area of the crop as a share of the image's, in (0, 1].
+        orientation: by EXIF, a scalar from 1 to 8, undone first; other values, which occur
+            in files, count as 1.
 
     Returns:
         uint8 `[size, size, 3]`.
@@ -52,8 +52,7 @@ def random_resized_crop(
     Raises:
         InputError: size is not positive or the image of another type.
     """
-    if size < 1:
-        raise InputError(f"size={size} must be at least 1 pixel.")
+    require(size >= 1, "size", size, "at least 1")
     crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
 
     def window(height, width):
@@ -66,7 +65,7 @@ def random_resized_crop(
             area_range=(min_area, AREA_RANGE[1]),
             max_attempts=MAX_ATTEMPTS,
         )
-        # The whole image is what the operation returns when no attempt was good.
+        # The operation returns the whole image when no attempt fits.
         failed = tf.reduce_all(extent[:2] == [height, width])
         sampled = tf.concat([begin[:2], extent[:2]], 0)
         return tf.where(failed, _center_window(height, width, size), sampled)
@@ -79,7 +78,7 @@ def random_resized_crop(
 
 
 def _center_window(height, width, size):
-    # The TPU code keeps whole pixels around the crop, so its share is not quite .875 for
+    # The TPU code rounds the padding to whole pixels, so the share is not exactly .875 for
     # sizes that are not multiples of 7.
     padding = round(size * (1 / PHOTO_CROP_FRACTION - 1))
     shorter = tf.cast(tf.minimum(height, width), tf.float32)
@@ -88,10 +87,7 @@ def _center_window(height, width, size):
 
 
 def _cut(image_or_bytes, window, orientation):
-    """Decodes, turns upright and cuts out `window(height, width)`.
-
-    The window is int32 top, left, height and width.
-    """
+    """Decodes, turns upright and crops to `window(height, width)`: top, left, height, width."""
     image = tf.convert_to_tensor(image_or_bytes)
     if image.dtype == tf.string and image.shape.rank == 0:
 
@@ -111,12 +107,14 @@ def _cut(image_or_bytes, window, orientation):
 
 
 def upright(image, orientation):
-    """Undoes an EXIF orientation, a scalar of 1 to 8, of uint8 `[height, width, 3]`.
+    """Undoes an EXIF orientation of an image uint8 `[height, width, 3]`.
 
-    Other values, which some files hold, are taken for 1.
+    Args:
+        image: as stored.
+        orientation: scalar from 1 to 8; other values, which occur in files, count as 1.
     """
     if isinstance(orientation, int) and orientation == 1:
-        return image  # known without asking
+        return image
     orientation = tf.convert_to_tensor(orientation)
 
     def turn(mirror: bool, quarter_turns: int):
@@ -144,5 +142,5 @@ def _cut_array(image, window):
 def _resize(image, size):
     image = tf.ensure_shape(image, [None, None, 3])
     resized = tf.image.resize(image, [size, size], "bicubic")
-    # Bicubic overshoots at edges; half a level more makes the cast round.
+    # Bicubic interpolation overshoots at edges. The cast truncates, so 0.5 makes it round.
     return tf.cast(tf.clip_by_value(resized + 0.5, 0.0, 255.0), tf.uint8)

@@ -1,4 +1,4 @@
-"""A labelled data set and the images of its splits, in memory or in files."""
+"""A labelled data set, and its images in memory or in files."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from keras_efficientnet.data import images
 from keras_efficientnet.data.threads import in_threads
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import InputError, RunError
 from keras_efficientnet.task import SINGLE_LABEL, Task
 
 HELD_OUT_FRACTION = 0.2
@@ -26,7 +26,7 @@ TEST_NAMES = ("val", "valid", "validation", "test")
 # Entries of one list that a description shows.
 MAX_LISTED = 20
 MEMORY_BYTES = 2**30
-"""Files whose decoded pixels fit into this are decoded once for a whole training run."""
+"""Files whose decoded pixels fit into this are decoded once for a training run."""
 
 
 class Examples(Protocol):
@@ -51,22 +51,22 @@ class Examples(Protocol):
         ...
 
     def some(self, indices: Sequence[int]) -> Iterator[tuple[Image.Image, int]]:
-        """Yields those at these indices, which ascend, without decoding the others."""
+        """Yields the images at these ascending indices, without decoding the others."""
         ...
 
     def stream(self, seed: int, start: int) -> tuple[Any, Callable]:
-        """Returns the endless stream of shuffled images that training draws from.
+        """Returns the infinite stream of shuffled images for training.
 
-        An epoch is `len(self)` images in a row and holds each image once, in an order that
-        `seed` and the number of the epoch fix.
+        An epoch is `len(self)` consecutive images and contains each image once, in an order
+        that depends on `seed` and the number of the epoch.
 
         Args:
             seed: of the order.
-            start: position in the stream to begin from.
+            start: position in the stream to start at.
 
         Returns:
-            A `tf.data.Dataset` of records, and the function that makes of one record, in
-            TensorFlow operations, an image as `crop.random_resized_crop` takes it (uint8
+            A `tf.data.Dataset` of records, and a function of TensorFlow operations from a
+            record to an image as `crop.random_resized_crop` takes it (uint8
             `[height, width, 3]` or the content of a file), its EXIF orientation, and its
             class index.
         """
@@ -135,13 +135,13 @@ class Dataset:
 
     Attributes:
         name: short name, fit for a file name.
-        source: the text it was asked for by.
+        source: as it was asked for, such as "folder:photos".
         class_names: in the order of the class indices.
-        train: images to learn from.
+        train: training images.
         test: held-out images.
         crop_fraction: centre crop at evaluation, see `images.prepare`.
         mirror: whether a mirrored image still shows the same class.
-        image_size: side to train at in pixels where the data suggests one, else None.
+        image_size: side in pixels to train at, if the data suggest one.
         task: what a label is.
         split: how the splits came about, see `ReadingSummary`.
         left_out: files and folders that were not used, and why.
@@ -185,11 +185,11 @@ class Dataset:
         )
 
     def class_weights(self) -> dict[int, float]:
-        """Returns weights of the loss under which every class counts the same.
+        """Returns weights of the loss by class index that make all classes count alike.
 
         The weight of a class is `images / (classes * images of the class)`, as in
-        scikit-learn's `"balanced"`, so that its mean over the training images is 1. A
-        class without training images has none.
+        scikit-learn's `"balanced"`; its mean over the training images is 1. A class without
+        training images has no weight.
         """
         classes, counts = np.unique(self.train.labels, return_counts=True)
         weights = counts.sum() / (len(classes) * counts)
@@ -251,15 +251,15 @@ class ImageFile:
 
 
 class FileExamples:
-    """Image files, decoded when they are needed.
+    """Image files.
 
-    Training decodes them once and keeps the pixels where `memory_bytes` suffice. Else it
-    decodes what a crop needs when it needs it: JPEG and PNG files by TensorFlow, and by
-    Pillow the others and those that TensorFlow cannot read.
+    For training, they are decoded once if their pixels fit into `memory_bytes`. Otherwise each
+    crop is decoded when it is needed: JPEG and PNG files by TensorFlow; other formats, and
+    files that TensorFlow cannot read, by Pillow.
 
     Args:
-        files: that can be read.
-        memory_bytes: that the pixels may take in training.
+        files: that Pillow can decode.
+        memory_bytes: limit of the pixels kept in memory.
     """
 
     def __init__(self, files: list[ImageFile], memory_bytes: int = MEMORY_BYTES):
@@ -286,7 +286,7 @@ class FileExamples:
     def some(self, indices: Sequence[int]) -> Iterator[tuple[Image.Image, int]]:
         """See `Examples.some`."""
         files = [self.files[index] for index in indices]
-        decoded = in_threads(images.read, [file.path for file in files])
+        decoded = in_threads(_read, [file.path for file in files])
         yield from zip(decoded, [file.label for file in files], strict=True)
 
     def subset(self, indices: Iterable[int]) -> "FileExamples":
@@ -299,7 +299,7 @@ class FileExamples:
 
     @cached_property
     def _at(self) -> Callable:
-        """Gives, in TensorFlow operations, what is at an index; see `Examples.stream`."""
+        """Returns the record at an index, in TensorFlow operations; see `Examples.stream`."""
         pixels = sum(3 * file.height * file.width for file in self.files)
         return self._in_memory() if pixels <= self.memory_bytes else self._on_disk()
 
@@ -311,11 +311,11 @@ class FileExamples:
         begins = ends - shapes.prod(1)
         pixels = np.empty(ends[-1], np.uint8)  # all images end to end
         decoded = tqdm(
-            in_threads(images.read, self.paths), "Decoding", len(self), unit="img", leave=False
+            in_threads(_read, self.paths), "Decoding", len(self), unit="img", leave=False
         )
         for file, begin, end, image in zip(self.files, begins, ends, decoded, strict=True):
             if (image.height, image.width) != (file.height, file.width):
-                raise InputError(f"{file.path} was changed while it was in use; start again.")
+                raise _changed(file.path)
             pixels[begin:end] = np.asarray(image).ravel()
         with tf.device("CPU"):
             columns = [tf.convert_to_tensor(a) for a in (pixels, begins, ends, shapes, self.labels)]
@@ -365,10 +365,10 @@ class FileExamples:
 
 
 def stratified_split(labels: Any, test_count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the indices to train on and those held out, each in order.
+    """Returns the indices of training and held-out images, each in ascending order.
 
-    Every class is held out in proportion, and the split depends on the labels alone, so
-    that runs with other seeds can be compared.
+    Each class is held out in proportion. The split depends only on the labels, so that runs
+    with different seeds can be compared.
     """
     from sklearn.model_selection import train_test_split
 
@@ -379,12 +379,12 @@ def stratified_split(labels: Any, test_count: int) -> tuple[np.ndarray, np.ndarr
 
 
 def slug(name: str) -> str:
-    """Makes a file name of a text."""
+    """Returns a text that is safe in a file name."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "data"
 
 
 def _shuffled(count: int, seed: int, start: int, at: Callable) -> tuple[Any, Callable]:
-    """Makes `Examples.stream` of images that can be had by their index."""
+    """Makes `Examples.stream` of a function from an index to its record."""
     import tensorflow as tf
 
     def decode(position):
@@ -396,11 +396,23 @@ def _shuffled(count: int, seed: int, start: int, at: Callable) -> tuple[Any, Cal
     return tf.data.Dataset.counter(start), decode
 
 
+def _read(path: str | os.PathLike) -> Image.Image:
+    """Decodes a file that could be decoded before."""
+    try:
+        return images.read(path)
+    except InputError as error:
+        raise _changed(path) from error
+
+
+def _changed(path: str | os.PathLike) -> RunError:
+    return RunError(f"{os.fspath(path)} was changed while it was in use; start again.")
+
+
 def _tensorflow_reads(path: Path) -> bool:
     import tensorflow as tf
 
     content = path.read_bytes()
-    # Of the other formats, it takes a BMP file's palette for grey levels.
+    # Other formats go to Pillow: TensorFlow takes a BMP file's palette for grey levels.
     if not content.startswith((b"\xff\xd8\xff", b"\x89PNG")):
         return False
     try:
@@ -412,7 +424,7 @@ def _tensorflow_reads(path: Path) -> bool:
 
 
 def _as_bmp(path: bytes) -> bytes:
-    """Decodes by Pillow, for TensorFlow to read at almost no cost."""
+    """Decodes by Pillow to a format that TensorFlow reads at almost no cost."""
     content = io.BytesIO()
-    images.read(os.fsdecode(path)).save(content, "BMP")
+    _read(os.fsdecode(path)).save(content, "BMP")
     return content.getvalue()

@@ -16,8 +16,8 @@ from keras_efficientnet.errors import InputError, reason
 
 # TPU code, preprocessing.py: 224 of 256 pixels.
 PHOTO_CROP_FRACTION = 0.875
-# Pillow reads some forty more, of which one starts another program (EPS) and others are hardly
-# ever used, and so hardly ever tested against hostile files.
+# Pillow has about forty more decoders. That of EPS starts another program, and rarely used
+# ones are rarely tested against malicious files.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
 
 
@@ -37,7 +37,7 @@ def read(source: Any) -> Image.Image:
         return _to_rgb(source)
     name = "The image" if isinstance(source, bytes) else os.fspath(source)
     try:
-        # A named pipe would be waited for without an end.
+        # Opening a named pipe blocks until somebody writes to it.
         if not isinstance(source, bytes) and stat.S_ISFIFO(os.stat(source).st_mode):
             raise InputError(f"{name} is a pipe; an image file is needed.")
         content = io.BytesIO(source) if isinstance(source, bytes) else source
@@ -61,12 +61,12 @@ def read(source: Any) -> Image.Image:
 
 
 def prepare(image: Image.Image, size: int, crop_fraction: float) -> np.ndarray:
-    """Cuts out the centre square and resizes it, bicubic with antialiasing.
+    """Takes the centre crop and resizes it, bicubic with antialiasing.
 
     Args:
         image: RGB image of any size.
         size: side of the result in pixels.
-        crop_fraction: side of the square over the image's shorter side, in (0, 1].
+        crop_fraction: side of the square crop over the image's shorter side, in (0, 1].
 
     Returns:
         uint8 array `[size, size, 3]`.
@@ -100,7 +100,7 @@ def _rgb(array: np.ndarray) -> tuple[int, int, int]:
 def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits a channel, which convert() would clip
+    if image.mode.startswith("I"):  # 16 bits per channel, which convert() would saturate
         wide = np.asarray(image).astype(np.float32)
         image = Image.fromarray(np.clip(wide / 257, 0, 255).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:

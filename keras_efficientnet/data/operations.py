@@ -1,14 +1,13 @@
 """The 16 image operations of AutoAugment and RandAugment, as Pillow does them.
 
 Each takes a uint8 image `[height, width, 3]` and a scalar argument, and returns a uint8
-image of the same shape. What the argument means is said at each function; those that
-need none ignore it, so that a policy can call all alike. Only `cutout` takes one thing
-more.
+image of the same shape. Operations without an argument ignore it, so that a policy can call
+all alike; `cutout` takes a centre as well.
 
-Everything stays in the narrowest type that holds it, and a lookup table is used only
-where arithmetic cannot do: on a CPU `tf.gather` costs several times an elementwise pass.
-`tf.where` on bytes costs as much, so conditions are written as masks, and of the two
-gathers `gather_nd` has the faster kernel.
+For speed on a CPU, values stay in the narrowest type that fits; lookup tables are used only
+where arithmetic cannot do it, because `tf.gather` costs several elementwise passes (and
+`gather_nd` has the faster kernel); conditions are masks, because `tf.where` on bytes costs as
+much as a gather.
 """
 
 import math
@@ -17,7 +16,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 FILL = 128
-"""Grey level of what an operation uncovers (TPU autoaugment.py, `replace_value`)."""
+"""Grey level of pixels from outside the image (TPU autoaugment.py, `replace_value`)."""
 
 # Pillow's integer luma (ITU-R 601-2), exact in float32: 255 * 2**16 needs 24 bits.
 _LUMA = [19595 / 65536, 38470 / 65536, 7471 / 65536]
@@ -26,7 +25,7 @@ _SMOOTH = [[1.0, 1.0, 1.0], [1.0, 5.0, 1.0], [1.0, 1.0, 1.0]]
 
 
 def auto_contrast(image, unused=None):
-    """Stretches each channel to the full range; a channel of one value stays as it is."""
+    """Stretches each channel to the full range; a constant channel is unchanged."""
     low, high = (
         tf.cast(reduce(image, [0, 1]), tf.float32) for reduce in (tf.reduce_min, tf.reduce_max)
     )
@@ -34,13 +33,13 @@ def auto_contrast(image, unused=None):
     low = tf.where(flat, 0.0, low)
     span = tf.where(flat, 255.0, high - low)
     rows = tf.cast(_rows(image), tf.float32) - _along_rows(low, image)
-    # Multiplied first and divided last, a quotient that should be whole is whole.
+    # Multiplying before dividing keeps whole quotients exact.
     stretched = rows * 255.0 / _along_rows(span, image)
     return tf.reshape(tf.cast(stretched, tf.uint8), tf.shape(image))
 
 
 def equalize(image, unused=None):
-    """Makes the histogram of each channel as flat as a map of grey levels can."""
+    """Equalizes the histogram of each channel."""
     codes = tf.cast(_rows(image), tf.int32) + _along_rows(tf.constant([0, 256, 512]), image)
     counts = tf.math.bincount(tf.reshape(codes, [-1]), minlength=768, maxlength=768)
     counts = tf.reshape(counts, [3, 256])
@@ -54,12 +53,12 @@ def equalize(image, unused=None):
 
 
 def invert(image, unused=None):
-    """Turns each value into 255 minus itself."""
+    """Inverts each value: 255 minus it."""
     return tf.bitwise.invert(image)
 
 
 def rotate(image, degrees):
-    """Turns the image about its centre, counterclockwise for positive degrees."""
+    """Rotates the image about its centre, counterclockwise for positive degrees."""
     radians = tf.cast(degrees, tf.float64) * (math.pi / 180)
     cos, sin = tf.cos(radians), tf.sin(radians)
     height, width = (tf.cast(side, tf.float64) / 2 for side in tf.unstack(tf.shape(image)[:2]))
@@ -71,42 +70,42 @@ def rotate(image, degrees):
 
 
 def posterize(image, bits):
-    """Keeps the highest `bits` bits, at least 1 and at most all 8."""
+    """Keeps the highest `bits` bits of each value; `bits` is clipped to 1-8."""
     shift = 8 - tf.clip_by_value(tf.cast(bits, tf.int32), 1, 8)
     mask = tf.bitwise.left_shift(tf.constant(255, tf.uint8), tf.cast(shift, tf.uint8))
     return tf.bitwise.bitwise_and(image, mask)
 
 
 def solarize(image, threshold):
-    """Inverts the values at or above the threshold; 256 leaves the image as it is."""
+    """Inverts the values at or above the threshold; 256 changes nothing."""
     bright = tf.cast(image, tf.int16) >= tf.cast(threshold, tf.int16)
     return tf.bitwise.bitwise_xor(image, tf.cast(bright, tf.uint8) * 255)
 
 
 def solarize_add(image, addition):
-    """Adds to the values below 128, up to white."""
+    """Adds to the values below 128, saturating at 255."""
     values = tf.cast(image, tf.int16)
     added = values + tf.cast(values < 128, tf.int16) * tf.cast(addition, tf.int16)
     return tf.cast(tf.minimum(added, 255), tf.uint8)
 
 
 def color(image, factor):
-    """Blends with the grey image; factor 0 is grey, 1 the image itself, as below."""
+    """Blends with the grey image: factor 0 is grey, 1 the image, more extrapolates."""
     return _blend(_grey(image, channels=3), image, factor)
 
 
 def contrast(image, factor):
-    """Blends with the mean grey of the image."""
+    """Blends with the mean grey level, see `color`."""
     return _blend(tf.floor(tf.reduce_mean(_grey(image, channels=1)) + 0.5), image, factor)
 
 
 def brightness(image, factor):
-    """Blends with black."""
+    """Blends with black, see `color`."""
     return _blend(0.0, image, factor)
 
 
 def sharpness(image, factor):
-    """Blends with the smoothed image; the outermost pixels stay as they are."""
+    """Blends with the smoothed image, see `color`; the outermost pixels are unchanged."""
     values = tf.cast(image, tf.float32)
     kernel = tf.tile(tf.constant(_SMOOTH)[:, :, tf.newaxis, tf.newaxis], [1, 1, 3, 1])
     sums = tf.nn.depthwise_conv2d(values[tf.newaxis], kernel, [1, 1, 1, 1], "VALID")[0]
@@ -136,11 +135,11 @@ def translate_y(image, pixels):
 
 
 def cutout(image, half_side, centre):
-    """Covers a square of twice `half_side`, cut off at the edges of the image.
+    """Covers a square with grey, clipped at the edges of the image.
 
     Args:
         image: uint8 `[height, width, 3]`.
-        half_side: in pixels.
+        half_side: half of the square's side in pixels.
         centre: `[2]`, row and column as fractions in [0, 1) of height and width.
     """
     size = tf.shape(image)[:2]
@@ -180,9 +179,9 @@ def _rows(image):
 
 
 def _along_rows(channels, image):
-    """One value for each channel, repeated to `[width * 3]`.
+    """Repeats one value for each channel to `[width * 3]`.
 
-    Broadcasting along an axis of three is several times slower than along whole rows.
+    Broadcasting along whole rows is several times faster than along an axis of three.
     """
     return tf.tile(channels, tf.shape(image)[1:2])
 
@@ -196,14 +195,14 @@ def _grey(image, channels):
 
 
 def _blend(other, image, factor):
-    """`other` at factor 0, `image` at 1, beyond it at larger factors, cut to 0-255."""
+    """Returns `other` at factor 0, `image` at 1, extrapolated above, clipped to 0-255."""
     values = tf.cast(image, tf.float32)
     blended = other + tf.cast(factor, tf.float32) * (values - other)
     return tf.cast(tf.clip_by_value(blended, 0.0, 255.0), tf.uint8)
 
 
 def _translate(image, down, right):
-    """Shows what lies that many pixels further down and right, to the nearest pixel."""
+    """Moves the image up and left by that many pixels, rounded."""
     size = tf.shape(image)[:2]
     shift = tf.cast(tf.floor(tf.stack([down, right]) + 0.5), tf.int32)
     shift = tf.clip_by_value(shift, -size, size)
@@ -215,14 +214,13 @@ def _translate(image, down, right):
 
 
 def _affine(image, row_x, row_y):
-    """Pillow's `Image.transform` with an affine matrix and the nearest pixel.
+    """Pillow's `Image.transform` with an affine matrix and nearest-neighbour sampling.
 
-    The pixel at column x and row y takes the value found at column
-    `a * (x + 0.5) + b * (y + 0.5) + c` for `(a, b, c) = row_x`, and at the row that
-    `row_y` gives. Coordinates are fixed-point numbers of 16 fractional bits as in
-    Pillow, so the result is the same to the last pixel for sides below some 10,000. A
-    gather from an image with a grey border takes a third of the time of TensorFlow's
-    ImageProjectiveTransformV3, and needs no mask for what lies outside.
+    The pixel at column x and row y takes the value at column
+    `a * (x + 0.5) + b * (y + 0.5) + c` for `(a, b, c) = row_x`, and at the row that `row_y`
+    gives. Coordinates are fixed-point numbers of 16 fractional bits as in Pillow, so the
+    result is identical for sides below about 10,000. A gather from an image with a grey border
+    takes a third of the time of TensorFlow's ImageProjectiveTransformV3 and needs no mask.
     """
     height, width = tf.unstack(tf.shape(image)[:2])
     xs, ys = tf.range(width), tf.range(height)[:, tf.newaxis]

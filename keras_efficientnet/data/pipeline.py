@@ -1,4 +1,4 @@
-"""From a data set to batches: augmented for training, exact for evaluation."""
+"""From a data set to batches: augmented for training, centre-cropped for evaluation."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,24 +17,24 @@ from keras_efficientnet.data.augment import (
 )
 from keras_efficientnet.data.crop import AREA_RANGE, random_resized_crop
 from keras_efficientnet.data.dataset import Dataset, Examples
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import InputError, require
 
 POLICIES = ("none", "rand", "auto")
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images, after which nothing but the network sees them.
+    """How training images are augmented.
 
     Attributes:
-        min_crop_area: smallest share of an image that its random crop keeps, in (0, 1].
+        min_crop_area: smallest area of the random crop as a share of the image's, in (0, 1].
         policy: `"none"`, `"rand"` for RandAugment or `"auto"` for AutoAugment v0.
-        num_layers: RandAugment's operations an image.
-        magnitude: RandAugment's level, see `augment.rand_augment`.
-        op_probability: of RandAugment applying an operation, see `augment.OP_PROBABILITY`.
-        mixup_alpha: of MixUp's Beta distribution; 0 for none.
-        cutmix_alpha: of CutMix's Beta distribution; 0 for none. With both, each batch
-            gets the one or the other with equal probability.
+        num_layers: RandAugment's operations per image.
+        magnitude: of RandAugment, see `augment.rand_augment`.
+        op_probability: of RandAugment, see `augment.OP_PROBABILITY`.
+        mixup_alpha: of MixUp's Beta distribution; 0 for no MixUp.
+        cutmix_alpha: of CutMix's Beta distribution; 0 for no CutMix. With both, each batch
+            gets one of them with equal probability.
 
     Raises:
         InputError: a value is out of its range.
@@ -49,7 +49,7 @@ class Augmentation:
     cutmix_alpha: float = 0.0
 
     def __post_init__(self):
-        """Refuses values that cannot be augmented with."""
+        """Refuses values outside their range."""
         for field, valid, accepted in (
             ("min_crop_area", 0 < self.min_crop_area <= 1, "above 0 and at most 1"),
             ("policy", self.policy in POLICIES, f"one of {', '.join(POLICIES)}"),
@@ -59,12 +59,11 @@ class Augmentation:
             ("mixup_alpha", 0 <= self.mixup_alpha < float("inf"), "at least 0"),
             ("cutmix_alpha", 0 <= self.cutmix_alpha < float("inf"), "at least 0"),
         ):
-            if not valid:
-                raise InputError(f"{field}={getattr(self, field)!r} must be {accepted}.")
+            require(valid, field, getattr(self, field), accepted)
 
     @property
     def mixes(self) -> bool:
-        """Whether images are blended, so that labels are distributions."""
+        """Whether images are mixed, so that labels are distributions."""
         return bool(self.mixup_alpha or self.cutmix_alpha)
 
 
@@ -78,31 +77,28 @@ def training_batches(
     shard: tuple[int, int] = (0, 1),
     augmentation: Augmentation = Augmentation(),
 ) -> Any:
-    """Makes an endless stream of augmented batches, which can be entered at any step.
+    """Makes an infinite stream of augmented batches, which can start at any step.
 
-    Every image is cut to a random rectangle, resized to a square, mirrored half of the
-    time where the data set allows, and then goes through the policy. Which image comes,
-    and all chance in what is done to it, depends on `seed` and on the place in the stream
-    alone, so a seed gives the same batches whatever the number of threads. Epochs follow
-    each other without a gap: a batch may hold the end of one and the beginning of the
-    next.
+    Each image is randomly cropped, resized to a square, mirrored with probability 1/2 where
+    the data set allows it, and augmented by the policy. Order and augmentation depend only on
+    `seed` and the position in the stream, not on the number of threads. A batch may contain
+    the end of one epoch and the beginning of the next.
 
     Args:
         dataset: its `train` images are used.
         size: side of the images in pixels.
-        batch_size: images in a batch of this process.
+        batch_size: images per batch of this process.
         seed: of order and augmentation.
-        start_step: step to begin from. The batches are those that the stream from step 0
-            has from there on; with `tfds:` data, the epoch's images before it are read,
-            though not decoded.
-        shard: `(index, count)`: every step has `count * batch_size` images, and this
-            process gets the `index`-th part of them, as one process would get them in one
-            batch. With MixUp and CutMix, that holds for even batch sizes.
-        augmentation: what is done to the images.
+        start_step: step to start at; its batches equal those of a stream from step 0. With
+            `tfds:` data, the epoch's earlier images are read, though not decoded.
+        shard: `(index, count)`: every step has `count * batch_size` images, and this process
+            gets the `index`-th part of them. The parts together equal the batch of a single
+            process; with MixUp and CutMix, if `batch_size` is even.
+        augmentation: of the images.
 
     Returns:
         A `tf.data.Dataset` of uint8 `[batch, size, size, 3]` and int labels `[batch]`, or
-        float32 distributions `[batch, classes]` where images are mixed.
+        float32 label distributions `[batch, classes]` where images are mixed.
 
     Raises:
         InputError: an argument is out of its range.
@@ -114,15 +110,14 @@ def training_batches(
         ("start_step", start_step, start_step >= 0, "at least 0"),
         ("shard", shard, 0 <= index < count, "(index, count) with 0 <= index < count"),
     ):
-        if not valid:
-            raise InputError(f"{name}={value!r} must be {accepted}.")
+        require(valid, name, value, accepted)
     step_size = count * batch_size
     records, decode = dataset.train.stream(seed, start_step * step_size)
     stream: Any = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step * step_size), records)
     if count > 1:
         stream = stream.filter(lambda position, _: position % step_size // batch_size == index)
 
-    @tf.autograph.experimental.do_not_convert  # it would find nothing, slowly
+    @tf.autograph.experimental.do_not_convert  # there is nothing to convert
     def augment(position, record):
         image, orientation, label = decode(record)
         key = tf.stack([tf.constant(seed, tf.int64), position])
@@ -153,20 +148,19 @@ def augmented(
     copies: int = 6,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Makes samples of what a network sees in training, for `plots.augmentation_samples`.
+    """Augments some training images several times, for `plots.augmentation_samples`.
 
     Args:
-        dataset: some of its `train` images are used, spread evenly.
+        dataset: evenly spaced images of its `train` split are used.
         size: side in pixels.
-        augmentation: what is done to them.
+        augmentation: of the images.
         images_shown: number of images.
         copies: augmented copies of each.
-        seed: of all chance.
+        seed: of the augmentation.
 
     Returns:
         The images as in evaluation, uint8 `[images, size, size, 3]`, and their copies, uint8
-        `[images, copies, size, size, 3]`. Where images are mixed, those shown are mixed with
-        one another.
+        `[images, copies, size, size, 3]`. MixUp and CutMix mix these images with each other.
     """
     chosen = spread(len(dataset.train), min(images_shown, len(dataset.train)))
     originals = [image for image, _ in dataset.train.some(chosen)]
@@ -224,7 +218,7 @@ def evaluation_arrays(
         examples: the images.
         size: side in pixels.
         crop_fraction: see `images.prepare`.
-        limit: at most this many images, spread evenly over the split.
+        limit: largest number of images; of a larger split, evenly spaced ones are taken.
 
     Returns:
         uint8 `[count, size, size, 3]` and int labels `[count]`.
@@ -240,5 +234,5 @@ def evaluation_arrays(
 
 
 def spread(total: int, count: int) -> list[int]:
-    """Returns the indices of `count` of `total` things, spread evenly, in order."""
+    """Returns `count` evenly spaced indices from 0 to `total - 1`, in ascending order."""
     return np.linspace(0, total - 1, count).round().astype(int).tolist()

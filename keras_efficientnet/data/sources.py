@@ -15,7 +15,7 @@ from keras_efficientnet.data.dataset import (
 )
 from keras_efficientnet.errors import InputError
 
-# 32 would leave one pixel to the last stages, and batch normalization little to go by.
+# At 32 pixels, the last stages would have one pixel and batch normalization few samples.
 DIGITS_IMAGE_SIZE = 48
 
 
@@ -32,8 +32,8 @@ def load(
         source: `"digits"`, `"folder:DIR"`, `"csv:FILE"` or `"tfds:NAME"`.
         train_split: split expression for `tfds:` such as `"train[:80%]"`.
         test_split: likewise for the held-out images.
-        strict: refuse a folder or CSV file with images that cannot be decoded, rather
-            than leave them out and name them in `Dataset.left_out`.
+        strict: refuse a folder or CSV file with images that cannot be decoded, instead of
+            leaving them out and naming them in `Dataset.left_out`.
 
     Raises:
         InputError: if the source is unknown, missing or empty, or has no image of a class
@@ -58,7 +58,7 @@ def _digits() -> Dataset:
 
     digits = load_digits()
     grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # [1797, 8, 8]
-    # Enlarged here, because a random crop of 8 pixels has too few places to be.
+    # Enlarged before cropping, because an image of 8 pixels has few different crops.
     pixels = np.stack(
         [images.prepare(images.read(image), DIGITS_IMAGE_SIZE, 1.0) for image in grey]
     )

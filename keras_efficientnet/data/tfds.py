@@ -20,11 +20,11 @@ from keras_efficientnet.data.threads import in_threads
 from keras_efficientnet.errors import InputError, reason
 
 SHUFFLE_BUFFER = 10_000
-"""Records that one epoch's shuffling looks at a time; a gigabyte for ImageNet."""
+"""Size of the buffer that shuffles an epoch, in records; a gigabyte for ImageNet."""
 
 
 def from_name(name: str, train_split: str | None = None, test_split: str | None = None) -> Dataset:
-    """Opens a data set of the catalogue, downloading and preparing it where it needs that.
+    """Opens a data set of the catalogue, and downloads and prepares it if necessary.
 
     Args:
         name: such as `"cifar10"` or `"imagenet2012:5.1.0"`.
@@ -32,7 +32,7 @@ def from_name(name: str, train_split: str | None = None, test_split: str | None 
         test_split: likewise.
 
     Raises:
-        InputError: there is none of that name, and as `from_builder` does.
+        InputError: if there is none of that name; also see `from_builder`.
     """
     import tensorflow_datasets as tfds
 
@@ -49,12 +49,12 @@ def from_builder(
     train_split: str | None = None,
     test_split: str | None = None,
 ) -> Dataset:
-    """Makes a data set of a tensorflow-datasets builder, preparing it where it needs that.
+    """Makes a data set of a tensorflow-datasets builder, and prepares it if necessary.
 
     Args:
         builder: such as `tfds.builder("tf_flowers")` or
             `tfds.folder_dataset.ImageFolder("photos")`.
-        source: text to remember it by; `tfds:NAME` if None.
+        source: for `Dataset.source`; `tfds:NAME` if None.
         train_split: training images; the split called `train` if None.
         test_split: held-out images; the split called `test` or `validation` if None, or
             20 % of the training split where there is neither.
@@ -125,7 +125,7 @@ class TfdsExamples:
 
     @property
     def labels(self) -> np.ndarray:
-        """See `Examples.labels`. The whole split is read for them, once."""
+        """See `Examples.labels`. The whole split is read once for them."""
         return self._labels
 
     @property
@@ -143,14 +143,13 @@ class TfdsExamples:
     def stream(self, seed: int, start: int) -> tuple[Any, Callable]:
         """See `Examples.stream`.
 
-        tensorflow-datasets has no access by position to the files it prepares by default.
-        So an epoch is read from its beginning, and what lies before `start` is dropped
-        before it is decoded.
+        The files of tensorflow-datasets have no random access by default, so an epoch is read
+        from its beginning, and images before `start` are skipped without decoding them.
         """
         import tensorflow as tf
 
         def epoch(number):
-            # Of this function's graph. TensorFlow mixes it into the seeds of `shuffle`.
+            # The seed of this graph, which TensorFlow mixes into the seeds of `shuffle`.
             tf.compat.v1.set_random_seed(1)
             key = tf.stack([tf.constant(seed, tf.int64), number])
             draw = tf.random.stateless_uniform([], key, 0, 2**31 - 1, tf.int64)

@@ -15,17 +15,17 @@ from keras_efficientnet.data import images
 from keras_efficientnet.data.threads import attempt, in_threads
 from keras_efficientnet.deploy import runtime
 from keras_efficientnet.description import ModelDescription, read_description
-from keras_efficientnet.errors import InputError, reason
+from keras_efficientnet.errors import InputError, reason, require
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The best classes of one image, best first; iterating gives `(label, score)` pairs.
+    """The best classes of one image, best first; iterates over `(label, score)` pairs.
 
     Attributes:
-        labels: class names, or `class INDEX` where the model file has no names.
-        scores: of these classes, as the network gives them: probabilities unless its
-            classifier has no activation.
+        labels: class names, or `class INDEX` if the model file has no names.
+        scores: the network's outputs for these classes: probabilities unless its classifier
+            has no activation.
     """
 
     labels: tuple[str, ...]
@@ -49,23 +49,23 @@ class Prediction:
 
 
 class Predictor:
-    """A classifier loaded from a model file, to be used from any number of threads.
+    """A classifier loaded from a model file; safe to use from several threads.
 
-    Everything prediction needs comes from the file. One that was not written by this
-    package has no class names; its classes are then called by their index.
+    Class names, image size and preprocessing come from the file. A file that was not written
+    by this package has no class names; its classes are named by their index.
 
     Attributes:
-        description: what the file says about itself.
-        threads: cores that it keeps busy.
+        description: of the model.
+        threads: number of threads used.
 
     Args:
         path: a .keras file, a SavedModel folder, a .tflite or an .onnx file. A float .tflite
             file is the fastest for single images on a CPU.
-        threads: cores to keep busy with decoding, and with a .tflite or .onnx network; all
-            that this process may use if None. TensorFlow's own setting holds for the others.
+        threads: number of threads that decode images and run a .tflite or .onnx network; the
+            number of available cores if None. TensorFlow has its own setting for the others.
 
     Raises:
-        InputError: if the file is missing, damaged or of another kind.
+        InputError: if the file is missing, damaged or not an image classifier.
     """
 
     description: ModelDescription
@@ -75,8 +75,7 @@ class Predictor:
         path = Path(path)
         if not path.exists():
             raise InputError(f"Model {str(path)!r} does not exist.")
-        if threads is not None and threads < 1:
-            raise InputError(f"threads={threads} must be at least 1.")
+        require(threads is None or threads >= 1, "threads", threads, "at least 1")
         self.threads = threads or runtime.available_cores()
         description = read_description(path)
         try:
@@ -147,7 +146,7 @@ class Predictor:
 
         Yields:
             Each source, in order, with its `Prediction`, or with the `InputError` that says
-            why it cannot be read: one bad image does not cost the others their answer.
+            why it cannot be read.
         """
         sources = iter(sources)
         while group := list(islice(sources, runtime.BATCH_SIZE)):
@@ -195,8 +194,8 @@ class Predictor:
             float32 `[count, classes]`.
 
         Raises:
-            InputError: if the images are of another shape, or the file is damaged in a way that
-                shows only now.
+            InputError: if the images have another shape, or the model file turns out to be
+                damaged.
         """
         expected = (self.description.image_size, self.description.image_size, 3)
         if not len(prepared) or prepared.shape[1:] != expected:
@@ -213,8 +212,7 @@ class Predictor:
 
     def top(self, scores: np.ndarray, count: int = 5) -> Prediction:
         """Returns the best classes of one row of scores `[classes]`."""
-        if count < 1:
-            raise InputError(f"count={count} must be at least 1.")
+        require(count >= 1, "count", count, "at least 1")
         best = np.argsort(-scores, kind="stable")[:count].tolist()
         return Prediction(
             tuple(self.description.label(index) for index in best),

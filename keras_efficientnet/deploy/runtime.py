@@ -1,8 +1,8 @@
 """Runs a model file of any format on prepared images.
 
 This file imports nothing of the package, and TensorFlow, LiteRT or ONNX Runtime only when a
-file needs it. It is also a program: `python runtime.py MODEL IMAGES.npy OUTPUTS.npy` runs a
-model over an array in a fresh interpreter, which is how exported files are checked.
+file needs it. As a program, `python runtime.py MODEL IMAGES.npy OUTPUTS.npy` runs a model on
+an array in a fresh interpreter, which is how exported files are verified.
 """
 
 import math
@@ -22,9 +22,8 @@ import numpy as np
 BATCH_SIZE = 64
 # L2's largest activation for an image of 800 px takes a quarter of it.
 MAX_TENSOR_BYTES = 2**31
-# TensorFlow operations that reach beyond the numbers of a network: to files, to Python, or to
-# other machines.
-_REACHING_OUT = re.compile(
+# TensorFlow operations that access files, Python or other machines.
+_UNSAFE_OPERATIONS = re.compile(
     r"(Read|Write|Matching)Files?|.*PyFunc.*|Print(V2)?|Debug.*|.*Summary.*|.*Reader(V2)?"
     r"|(Save|Restore|MergeV2).*|ImmutableConst|.*Record.*Dataset.*|TextLineDataset.*"
     r"|(Load|Save|Snapshot|DataService|Generator).*Dataset.*|Rpc.*|Send|Recv|.*Checkpoint.*"
@@ -33,13 +32,13 @@ _REACHING_OUT = re.compile(
 
 @dataclass(frozen=True)
 class Runner:
-    """A loaded model. Several threads may use it at once.
+    """A loaded model; safe to use from several threads.
 
     Attributes:
         run: from images `[count, height, width, channels]` with values in 0-255 to float32
             scores `[count, classes]`.
         input_shape: of one image; None where a size is free.
-        output_shape: of what one image gives; None where a size is free.
+        output_shape: of the output for one image; None where a size is free.
         keras_model: that was loaded; None of other formats.
     """
 
@@ -54,12 +53,12 @@ def open_model(path: str | Path, threads: int | None = None) -> Runner:
 
     Args:
         path: a .keras file, a SavedModel folder, a .tflite or an .onnx file.
-        threads: cores that a .tflite or an .onnx file may keep busy; all that this process
-            may use if None. TensorFlow has one setting for the whole process
-            (`tf.config.threading`), which is left alone.
+        threads: number of threads for a .tflite or an .onnx file; the number of available
+            cores if None. TensorFlow has one setting for the whole process
+            (`tf.config.threading`), which is not changed.
 
     Raises:
-        ValueError: if the file is of none of these formats, or damaged.
+        ValueError: if the file has none of these formats, or is damaged.
     """
     path = Path(path)
     threads = threads or available_cores()
@@ -90,11 +89,11 @@ def _keras(path: Path) -> Runner:
 
     model = keras.saving.load_model(path, compile=False, safe_mode=True)
     model.compile(jit_compile=False)  # XLA would compile for minutes on a CPU
-    # Not every backend's model may be called from two threads; one call uses all cores.
+    # Not every backend is thread-safe; one call uses all cores.
     lock = threading.Lock()
 
     def run(images):
-        with lock:  # `predict` would spend several times the network's own time on one image
+        with lock:  # `predict` has an overhead of several times the network's time for one image
             return np.concatenate(
                 [np.asarray(model.predict_on_batch(batch)) for batch in _batches(images)]
             )
@@ -107,7 +106,7 @@ def _saved_model(path: Path) -> Runner:
 
     check_saved_model(path)
     loaded = tf.saved_model.load(path)
-    # A signature holds its variables weakly, so `run` keeps the whole.
+    # A signature has only weak references to its variables, so `run` refers to all of it.
     signature = loaded.signatures["serving_default"]
     input_name, spec = _only("input", list(signature.structured_input_signature[1].items()))
     output_name, output = _only("output", list(signature.structured_outputs.items()))
@@ -124,13 +123,13 @@ def _saved_model(path: Path) -> Runner:
 
 
 def check_saved_model(path: str | Path) -> None:
-    """Refuses a SavedModel that would do more than compute, before anything of it is loaded.
+    """Refuses a SavedModel with operations that access more than memory, without loading it.
 
     A SavedModel is a program, and some operations of TensorFlow read and write files. Those
-    that save and restore the variables are in every SavedModel; it is their callers that count.
+    that save and restore variables are in every SavedModel and allowed there only.
 
     Raises:
-        ValueError: if it has an operation that reaches out.
+        ValueError: if it has such an operation.
     """
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
@@ -146,15 +145,15 @@ def check_saved_model(path: str | Path) -> None:
         reached = _called([*others, *roots], functions)
         nodes = [*others, *roots, *(node for name in reached for node in functions[name])]
         for operation in sorted({node.op for node in nodes}):
-            if _REACHING_OUT.fullmatch(operation):
+            if _UNSAFE_OPERATIONS.fullmatch(operation):
                 raise ValueError(
-                    f"its operation {operation} reaches out to files, programs or the network, "
-                    "which no classifier needs"
+                    f"its operation {operation} can access files, programs or the network, which "
+                    "no classifier needs"
                 )
 
 
 def _called(nodes: Sequence, functions: Mapping[str, Sequence]) -> set[str]:
-    """Returns the names of the functions that a graph's nodes call, and these in turn."""
+    """Returns the names of the functions that a graph's nodes call, directly or not."""
     found: set[str] = set()
     waiting = list(nodes)
     while waiting:
@@ -170,7 +169,7 @@ def _onnx(path: Path, threads: int) -> Runner:
     try:
         import onnxruntime  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise ValueError("running an .onnx file takes the package onnxruntime") from None
+        raise ValueError("an .onnx file needs the package onnxruntime") from None
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -190,22 +189,22 @@ def _onnx(path: Path, threads: int) -> Runner:
 
 
 class _LiteModel:
-    """Interpreters over one LiteRT model; each is used by one thread at a time.
+    """Interpreters of one LiteRT model; each is used by one thread at a time.
 
-    A single image gets the interpreter that has all the threads. Several images, and whoever
-    finds that one busy, get interpreters of one thread each, as many as there are threads:
-    cores that work on an image each wait for one another less than cores that share one, and
-    on a CPU a larger batch gains nothing. They are made when they are first needed.
+    A single image is run by the one interpreter with all the threads. Several images, and a
+    single one while that interpreter is busy, are run by a pool of interpreters with one thread
+    each: one image per core needs less synchronization than one image on all cores, and on a
+    CPU larger batches are not faster. The pool's interpreters are made when first needed.
     """
 
     def __init__(self, path: Path, threads: int):
-        self._content = path.read_bytes()  # what all of them read their weights from
+        self._content = path.read_bytes()  # shared by all interpreters
         self._threads = threads
         self._wide = self._interpreter(threads)
         self._wide_is_free = threading.Lock()
         self._narrow: queue.LifoQueue[Any] = queue.LifoQueue()
         for _ in range(threads):
-            self._narrow.put(None)  # a place that has no interpreter yet
+            self._narrow.put(None)  # no interpreter yet
 
     def runner(self) -> Runner:
         source, target = self._tensors(self._wide)
@@ -258,7 +257,7 @@ class _LiteModel:
 
 
 def quantize(values: np.ndarray, tensor: dict) -> np.ndarray:
-    """Converts real values to what a LiteRT input takes."""
+    """Converts real values to the number format of a LiteRT input."""
     scale, zero_point = tensor["quantization"]
     if not scale:
         return values.astype(tensor["dtype"])
@@ -270,7 +269,7 @@ def quantize(values: np.ndarray, tensor: dict) -> np.ndarray:
 
 
 def dequantize(steps: np.ndarray, tensor: dict) -> np.ndarray:
-    """Converts what a LiteRT output gives to real values."""
+    """Converts a LiteRT output to real values."""
     scale, zero_point = tensor["quantization"]
     if not scale:
         return steps.astype(np.float32)
