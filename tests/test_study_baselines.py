@@ -55,8 +55,7 @@ def test_the_command_prints_the_claim(capsys):
     group.main(["compare", "B3", "ResNet50"], standalone_mode=False)
     text = capsys.readouterr().out
     assert "Top-1 of B3: paper v1 / paper v5." in text
-    (line,) = [line for line in text.splitlines() if "B3 for ResNet50" in line]
-    assert line.split() == ["B3", "for", "ResNet50", "2.1x", "2.3x", "2.1x", "+5.1", "no"]
+    assert text.splitlines()[-2].split() == ["B3", "ResNet50", "2.1x", "2.3x", "2.1x", "+5.1", "no"]
 
 
 @pytest.mark.slow
@@ -64,5 +63,5 @@ def test_the_command_prints_the_claim(capsys):
 def test_baselines_run_as_lite_files(name):
     (row,) = study.compare_networks([name], measure=True, repeats=1)
     figures = paper_tables.BASELINES[name].figures
-    assert row["multiply_adds"] / 1e9 == pytest.approx(float(figures.multiply_adds), rel=0.1)
+    assert row["multiply_adds"] == pytest.approx(float(figures.multiply_adds), rel=0.1)
     assert row["latency_ms"] > 0

@@ -2,7 +2,7 @@ import pytest
 
 import keras_efficientnet as ke
 from keras_efficientnet import study
-from keras_efficientnet.study import scalable_networks
+from keras_efficientnet.study.scalable_networks import TINY
 
 
 @pytest.mark.parametrize(
@@ -69,4 +69,4 @@ def test_wrong_input_is_answered():
 
 
 def test_a_small_image_is_not_made_smaller():
-    assert scalable_networks.scale_network(scalable_networks.TINY, resolution=0.5).resolution == 32
+    assert study.scale_network(TINY, resolution=0.5).resolution == 32

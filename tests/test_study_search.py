@@ -2,7 +2,7 @@ import pytest
 
 import keras_efficientnet as ke
 from keras_efficientnet import study
-from keras_efficientnet.study import scalable_networks
+from keras_efficientnet.study.scalable_networks import TINY, get_network, network_cost
 
 
 def test_the_papers_constraint_is_met_and_its_coefficients_are_among_them():
@@ -32,7 +32,7 @@ def test_the_papers_constraint_is_met_and_its_coefficients_are_among_them():
 def test_other_budgets_count_the_finished_network(budget, field):
     constraint = study.Constraint(budget, ratio=2, tolerance=0.1, step=0.2)
     rows = study.search_candidates("B0", constraint)
-    base = getattr(scalable_networks.network_cost(scalable_networks.get_network("B0")), field)
+    base = getattr(network_cost(get_network("B0")), field)
     for row in rows:
         assert row["budget_ratio"] == row[field] / base
         assert row["budget_ratio"] == pytest.approx(2, rel=0.1)
@@ -42,7 +42,7 @@ def test_other_budgets_count_the_finished_network(budget, field):
 
 def test_latency_is_that_of_the_exported_file():
     constraint = study.Constraint("latency", ratio=2, tolerance=0.9, step=1)  # wide: noise
-    base = scalable_networks.scale_network(scalable_networks.TINY, depth=0.1)
+    base = study.scale_network(TINY, depth=0.1)
     rows = study.search_candidates(base, constraint, classes=3)
     ratios = {(row["alpha"], row["beta"], row["gamma"]): row["budget_ratio"] for row in rows}
     assert set(ratios) == {(1.2, 1.1, 1.15), (2.0, 1.0, 1.0), (3.0, 1.0, 1.0)}

@@ -10,11 +10,12 @@ import keras_efficientnet as ke
 from keras_efficientnet import study
 from keras_efficientnet.cli import group
 from keras_efficientnet.data.dataset import ArrayExamples, Dataset
-from keras_efficientnet.study import scalable_networks, trials
-from keras_efficientnet.training import recipe
+from keras_efficientnet.study import scale_network, trials
+from keras_efficientnet.study.scalable_networks import TINY, network_cost
+from keras_efficientnet.training import plan_stages, recipe
 
 # The fewest blocks and channels that have every stage.
-SMALLEST = scalable_networks.scale_network(scalable_networks.TINY, depth=0.1, width=0.1)
+SMALLEST = scale_network(TINY, depth=0.1, width=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -46,20 +47,20 @@ def canned(monkeypatch):
             figures = dict.fromkeys(trials.COLUMNS, 0) | {"trial": trial.name, "seed": seed}
             return figures | {"accuracy": accuracies[trial.name][seed], "seconds": 2.0}
 
-        monkeypatch.setattr(trials, "_train", train)
+        monkeypatch.setattr(trials, "train_once", train)
         return trained
 
     return can
 
 
 def test_a_network_is_trained_once_and_its_result_kept(plan, monkeypatch):
-    wider = scalable_networks.scale_network(SMALLEST, width=1.001)  # rounds to the same
+    wider = scale_network(SMALLEST, width=1.001)  # rounds to the same
     asked = [study.Trial("one", SMALLEST), study.Trial("two", wider)]
     (row, same) = study.run_trials(asked, plan)
     assert row["accuracy"] > 0.8
     assert {**same, "trial": "one"} == row
     assert (row["train_images"], row["test_images"], row["epochs"]) == (24, 16, 8)
-    assert row["multiply_adds"] == scalable_networks.network_cost(SMALLEST, 2).multiply_adds
+    assert row["multiply_adds"] == network_cost(SMALLEST, 2).multiply_adds
     (kept,) = trials.read_results(plan.results)
     assert kept == row
     assert [path.name for path in plan.results.parent.iterdir()] == ["results.csv"]
@@ -67,7 +68,7 @@ def test_a_network_is_trained_once_and_its_result_kept(plan, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("It was trained already.")
 
-    monkeypatch.setattr(trials, "fit", refuse)
+    monkeypatch.setattr(trials, "train_once", refuse)
     assert study.run_trials(asked, plan) == [row, same]
     # Whatever decides a result makes another one.
     longer = dataclasses.replace(plan, recipe=recipe("small", epochs=9, batch_size=8))
@@ -78,7 +79,7 @@ def test_a_network_is_trained_once_and_its_result_kept(plan, monkeypatch):
 
 def test_a_study_that_was_ended_goes_on_where_it_was(plan, canned):
     plan = dataclasses.replace(plan, seeds=2)
-    wide = scalable_networks.scale_network(SMALLEST, width=8)
+    wide = scale_network(SMALLEST, width=8)
     asked = [study.Trial("a", SMALLEST), study.Trial("b", wide)]
     trained = canned({"a": [0.1, 0.2], "b": [0.3]})  # the last one fails
     with pytest.raises(IndexError):
@@ -166,7 +167,7 @@ def test_an_ablation_changes_one_thing_at_a_time(plan, canned, monkeypatch):
     assert (depth.network, depth.recipe.drop_connect_rate) == (base.network, 0)
     growing = asked["progressive"]
     assert dataclasses.replace(growing.recipe, progressive=None) == base.recipe
-    stages = growing.recipe.plan(48)
+    stages = plan_stages(growing.recipe, 48)
     assert [stage.image_size for stage in stages] == [32, 40, 48]
     assert {(s.dropout_rate, s.augmentation) for s in stages} == {(0.2, base.recipe.augmentation)}
 
@@ -179,9 +180,7 @@ def test_progressive_and_changed_networks_really_train(plan):
 
 
 def test_peers_train_too(plan):
-    resnet = scalable_networks.scale_network(
-        scalable_networks.get_network("ResNet50"), depth=0.1, width=0.1, resolution=0.1
-    )
+    resnet = scale_network(study.get_network("ResNet50"), depth=0.1, width=0.1, resolution=0.1)
     (row,) = study.run_trials([study.Trial("r", resnet)], plan)
     assert row["accuracy"] > 0.8
 
@@ -206,7 +205,7 @@ def test_wrong_plans_and_files_are_refused(plan, data):
         study.Plan(data, recipe("finetune"), plan.results)
     for content in ("a,b\n1,2\n", ",".join(trials.COLUMNS) + "\nx\n", "\0"):
         plan.results.write_text(content)
-        with pytest.raises(ke.InputError, match="no file of study results"):
+        with pytest.raises(ke.InputError, match="not a file of study results"):
             study.run_trials(trial, plan)
         assert plan.results.read_text() == content
     plan.results.unlink()

@@ -1,8 +1,6 @@
 """`keras-efficientnet scale`: the paper's experiments."""
 
-import csv
 from collections.abc import Callable
-from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -11,17 +9,20 @@ import click
 
 from keras_efficientnet.cli.common import (
     DATA_HELP,
-    count,
     data_options,
     import_tensorflow,
     json_option,
-    narrow_table,
-    percent,
     print_json,
-    print_table,
     setting,
 )
-from keras_efficientnet.cli.plot import SUFFIXES, check_suffix, write_picture
+from keras_efficientnet.cli.rows import (
+    gain,
+    output_options,
+    plot_option,
+    print_plan,
+    print_rows,
+    print_sources,
+)
 
 # What --small stands for: minutes on two cores. The recipe takes few, large steps.
 SMALL_BASE = "tiny"
@@ -45,34 +46,29 @@ base_option = click.option(
     help="Network to scale: a variant, MobileNetV1, MobileNetV2, ResNet50, or tiny, a B0 for "
     "images of 32 px. [default: B0, with --small tiny]",
 )
-csv_option = click.option(
-    "--csv", "csv_file", type=click.Path(path_type=Path), help="Write the rows to this file too."
-)
-plot_option = click.option(
-    "--plot",
-    "picture",
-    type=click.Path(path_type=Path),
-    help=f"Draw the accuracies to this file too: {', '.join(SUFFIXES)}.",
-)
 
 
 def growth_options(command: Callable) -> Callable:
-    """Adds `--alpha`, `--beta` and `--gamma`, the paper's if not given."""
+    """Adds `--alpha`, `--beta` and `--gamma`, by default the paper's, as one `growths`."""
     from keras_efficientnet import scaling
+
+    @wraps(command)
+    def with_growths(alpha, beta, gamma, **options):
+        return command(growths={"alpha": alpha, "beta": beta, "gamma": gamma}, **options)
 
     for name, default, what in (
         ("gamma", scaling.GAMMA, "resolution"),
         ("beta", scaling.BETA, "width"),
         ("alpha", scaling.ALPHA, "depth"),
     ):
-        command = click.option(
+        with_growths = click.option(
             f"--{name}",
             type=float,
             default=default,
             show_default=True,
             help=f"Growth of {what} for one unit of phi.",
-        )(command)
-    return command
+        )(with_growths)
+    return with_growths
 
 
 def plan_options(command: Callable) -> Callable:
@@ -90,17 +86,18 @@ def plan_options(command: Callable) -> Callable:
         help="Any other value of the recipe, such as dropout_rate=0; repeatable.",
     )
     @click.option("--seeds", type=int, help="Trainings of each network. [default: 3]")
-    @click.option("--train-images", type=int, help="Learn from so many only, the same of a class.")
-    @click.option("--test-images", type=int, help="Judge by so many only.")
+    @click.option("--train-images", type=int, help="Train on this many only, as many per class.")
+    @click.option("--test-images", type=int, help="Evaluate on this many only.")
     @click.option("--precision", default="float32", show_default=True)
     @click.option("--devices", type=int, help="Devices that share each batch. [default: all GPUs]")
     @click.option(
         "--output",
+        "results",
         type=click.Path(path_type=Path),
         help="CSV file that keeps each result as it comes; what is in it is not trained again. "
         "[default: saved_models/study-DATA.csv]",
     )
-    @click.option("--overwrite", is_flag=True, help="Forget what is in the output.")
+    @click.option("--overwrite", is_flag=True, help="Delete earlier results in that file.")
     @click.option(
         "--small",
         is_flag=True,
@@ -108,13 +105,13 @@ def plan_options(command: Callable) -> Callable:
     )
     @wraps(command)
     def with_plan(load_data, small, base, **options):
-        from keras_efficientnet.study import scalable_networks
+        from keras_efficientnet.study import get_network
 
         names = ("recipe_name", "epochs", "batch_size", "settings", "seeds", "train_images")
-        names += ("test_images", "precision", "devices", "output", "overwrite")
+        names += ("test_images", "precision", "devices", "results", "overwrite")
         asked = {name: options.pop(name) for name in names} | {"small": small}
         base = base or (SMALL_BASE if small else "B0")
-        scalable_networks.get_network(base)  # what is wrong shows before TensorFlow is loaded
+        get_network(base)  # an unknown name is refused before TensorFlow is loaded
         make_plan = (lambda: _plan(load_data, asked)) if load_data or small else None
         return command(base=base, make_plan=make_plan, **options)
 
@@ -127,72 +124,40 @@ def _plan(load_data: Callable | None, asked: dict[str, Any]):
     overrides |= {n: asked[n] for n in ("epochs", "batch_size") if asked[n] is not None}
     overrides |= dict(setting(text) for text in asked["settings"])
     import_tensorflow()
-    from keras_efficientnet import data as sources
+    from keras_efficientnet.data import load
     from keras_efficientnet.run import OUTPUT_ROOT
     from keras_efficientnet.study import Plan, subset
     from keras_efficientnet.training import RunConfig, recipe
 
     chosen = recipe(asked["recipe_name"], **overrides)
     run_config = RunConfig(precision=asked["precision"], devices=asked["devices"])
-    data = load_data() if load_data else sources.load(SMALL_DATA)
+    data = load_data() if load_data else load(SMALL_DATA)
     data = subset(data, asked["train_images"], asked["test_images"])
-    # A set smaller than a batch would give no step at all.
-    chosen = replace(chosen, batch_size=min(chosen.batch_size, len(data.train)))
-    output = asked["output"] or OUTPUT_ROOT / f"study-{data.name}.csv"
     seeds = asked["seeds"]
     if seeds is None:
         seeds = SMALL_SEEDS if asked["small"] else Plan.seeds
-    plan = Plan(data, chosen, output, seeds, run_config)
+    results = asked["results"] or OUTPUT_ROOT / f"study-{data.name}.csv"
+    plan = Plan(data, chosen, results, seeds, run_config)
     if asked["overwrite"]:
-        output.unlink(missing_ok=True)
+        results.unlink(missing_ok=True)
     return plan
 
 
 @scale.command("table")
 @click.option("--family", default="V1", show_default=True, help="V1, Lite, EdgeTPU or V2.")
-@csv_option
-@json_option
-def family_table(family, csv_file, as_json):
+@output_options
+def family_table(family, output):
     """Show a family as its papers print it and as it is computed."""
     from keras_efficientnet.study.family import family_table as run
 
     rows = run(family)
-    if _written(rows, csv_file, as_json, rows):
+    if output.write(rows):
         return
-    shown = narrow_table(
-        *("", "width", "depth", "px", "blocks", "params", "paper\nM", "MACs", "paper\nG", "top-1 %")
-    )
-    for row in rows:
-        shown.add_row(
-            row["variant"],
-            f"{row['width']:g}",
-            f"{row['depth']:g}",
-            str(row["resolution"]),
-            str(row["blocks"]),
-            count(row["trainable"]),
-            _printed(row["paper_parameters"], 1e6, row["parameters_agree"]),
-            count(row["multiply_adds"]),
-            _printed(row["paper_multiply_adds"], 1e9, row["multiply_adds_agree"]),
-            " / ".join(f"{value:.1f}" for value in row["top1"].values()) or "-",
-        )
-    print_table(shown)
+    fields = ("variant", "width", "depth", "resolution", "blocks", "trainable")
+    fields += ("paper_parameters", "parameters_agree", "multiply_adds", "paper_multiply_adds")
+    print_rows(rows, *fields, "multiply_adds_agree", "top1")
     click.echo("* The computed figure does not round to the printed one.")
     print_sources(rows)
-
-
-def print_sources(rows: list[dict[str, Any]]) -> None:
-    """Says where the accuracies of a table come from, in the order they stand in."""
-    by_sources: dict[tuple[str, ...], list[str]] = {}
-    for row in rows:
-        name = row.get("variant") or row["network"]
-        by_sources.setdefault(tuple(row["top1"]), []).append(name)
-    for sources, names in by_sources.items():
-        if sources:
-            click.echo(f"Top-1 of {', '.join(names)}: {' / '.join(sources)}.")
-
-
-def _printed(value: float | None, unit: float, agrees: bool | None) -> str:
-    return "-" if value is None else f"{value / unit:g}{'' if agrees else '*'}"
 
 
 @scale.command()
@@ -200,12 +165,12 @@ def _printed(value: float | None, unit: float, agrees: bool | None) -> str:
 @growth_options
 @click.option("--base", default="B0", show_default=True, help="Variant to scale.")
 @json_option
-def phi(phi, alpha, beta, gamma, base, as_json):
+def phi(phi, growths, base, as_json):
     """Say what the compound coefficient PHI makes of a network."""
     from keras_efficientnet.study.family import compound_scaling, released_phi
 
-    result = compound_scaling(phi, alpha, beta, gamma, base)
-    released = released_phi(alpha, beta, gamma)
+    result = compound_scaling(phi, **growths, base=base)
+    released = released_phi(**growths)
     if as_json:
         print_json({**result, "released": released})
         return
@@ -221,11 +186,7 @@ def phi(phi, alpha, beta, gamma, base, as_json):
         "The released variants are hand-picked and follow no single phi. Fitted to each\n"
         "dimension with these growths:"
     )
-    shown = narrow_table("", "depth", "width", "resolution")
-    for row in released:
-        fitted = (row[name] for name in ("depth", "width", "resolution"))
-        shown.add_row(row["variant"], *("-" if v is None else f"{v:.2f}" for v in fitted))
-    print_table(shown)
+    print_rows(released, "variant", "depth", "width", "resolution")
 
 
 @scale.command()
@@ -238,10 +199,9 @@ def phi(phi, alpha, beta, gamma, base, as_json):
 )
 @growth_options
 @plan_options
-@csv_option
 @plot_option
-@json_option
-def compare(base, ratio, paper, alpha, beta, gamma, make_plan, csv_file, picture, as_json):
+@output_options
+def compare(base, ratio, paper, growths, make_plan, output):
     r"""Compare single-dimension and compound scaling at equal multiply-adds.
 
     Finds the networks that cost the same by depth, width, resolution and all three, and with
@@ -255,59 +215,44 @@ def compare(base, ratio, paper, alpha, beta, gamma, make_plan, csv_file, picture
     """
     from keras_efficientnet.study import comparison
 
-    _check_picture(picture, make_plan)
+    output.check_picture(trained=make_plan is not None)
     plan = make_plan() if make_plan else None
     classes = plan.classes if plan else 1000
     if paper:
         found = comparison.paper_networks(base)
     else:
-        growths = {"alpha": alpha, "beta": beta, "gamma": gamma}
         found = comparison.scaled_networks(base, ratio, **growths, classes=classes)
+    document: dict[str, Any] = {"base": found["base"].name}
     if plan:
-        document: dict[str, Any] = comparison.compare_scaling(found, plan)
+        document |= comparison.compare_scaling(found, plan)
     else:
-        document = {"rows": comparison.comparison_rows(found, classes)}
+        document["rows"] = comparison.comparison_rows(found, classes)
     rows = document["rows"]
-    _draw(picture, "scaling_comparison", rows)
-    if _written({"base": found["base"].name, **document}, csv_file, as_json, rows):
+    if output.write(rows, document, "scaling_comparison"):
         return
-    shown = narrow_table(
-        *("", "depth", "width", "resol.", "px"),
-        *(() if plan else ("blocks",)),
-        *("params", "MACs", "ratio"),
-        *(() if plan else ("paper\nG",)),
-        "paper\ntop-1",
-        *(("accuracy",) if plan else ()),
-    )
-    for row in rows:
-        shown.add_row(
-            row["dimension"],
-            *(f"{row[name]:.2f}" for name in ("depth", "width", "resolution")),
-            str(row["image_size"]),
-            *(() if plan else (str(row["blocks"]),)),
-            count(row["trainable"]),
-            count(row["multiply_adds"]),
-            f"{row['ratio']:.2f}",
-            *(() if plan else (_printed(row["paper_multiply_adds"], 1e9, True),)),
-            f"{row['paper_top1']:.1f}" if row["paper_top1"] else "-",
-            *((_accuracy(row),) if plan else ()),
-        )
-    print_table(shown)
+    fields = ("dimension", "depth", "width", "resolution", "image_size")
+    fields += ("trainable", "multiply_adds", "ratio")
+    fields += () if plan else ("blocks", "paper_multiply_adds")  # else there is no room for them
+    print_rows(rows, *fields, "paper_top1", "accuracy", "spread")
     click.echo(f"Paper: {rows[0]['paper_base']} on ImageNet.")
     if plan:
         verdict = document["verdict"]
-        click.echo(f"Compound over {verdict['best_single']}: {_gain(verdict)}.")
-        _print_plan(plan)
+        click.echo(f"Compound over {verdict['best_single']}: {gain(verdict)}.")
+        print_plan(plan)
 
 
 @scale.command()
 @base_option
 @click.option("--step", type=float, default=0.2, show_default=True, help="Of the grid.")
 @click.option(
-    "--ratio", type=float, default=2.0, show_default=True, help="Cost at phi = 1, of the base's."
+    "--ratio", type=float, default=2.0, show_default=True, help="Cost at phi = 1 over the base's."
 )
 @click.option(
-    "--tolerance", type=float, default=0.05, show_default=True, help="Share of it to be off by."
+    "--tolerance",
+    type=float,
+    default=0.05,
+    show_default=True,
+    help="Share of the ratio by which a candidate may differ from it.",
 )
 @click.option(
     "--budget",
@@ -317,10 +262,9 @@ def compare(base, ratio, paper, alpha, beta, gamma, make_plan, csv_file, picture
     "latency of the exported file on this machine.",
 )
 @plan_options
-@csv_option
 @plot_option
-@json_option
-def search(base, step, ratio, tolerance, budget, make_plan, csv_file, picture, as_json):
+@output_options
+def search(base, step, ratio, tolerance, budget, make_plan, output):
     r"""Search alpha, beta and gamma on a grid, under a constraint on cost.
 
     Lists the candidates, scaled at phi = 1, and with --data trains and ranks them.
@@ -333,7 +277,7 @@ def search(base, step, ratio, tolerance, budget, make_plan, csv_file, picture, a
     """
     from keras_efficientnet.study import search as study
 
-    _check_picture(picture, make_plan)
+    output.check_picture(trained=make_plan is not None)
     constraint = study.Constraint(budget, ratio, tolerance, step)
     plan = make_plan() if make_plan else None
     if budget == "latency":
@@ -341,34 +285,16 @@ def search(base, step, ratio, tolerance, budget, make_plan, csv_file, picture, a
     rows = study.search_candidates(base, constraint, plan.classes if plan else 1000)
     if plan:
         rows = study.search_coefficients(base, rows, plan)
-    _draw(picture, "search_results", rows)
-    if _written({"base": base, "budget": budget, "rows": rows}, csv_file, as_json, rows):
+    if output.write(rows, {"base": base, "budget": budget, "rows": rows}, "search_results"):
         return
-    shown = narrow_table(
-        *(("rank",) if plan else ()),
-        *("alpha", "beta", "gamma", "product"),
-        *((f"{budget}\nratio",) if budget != "product" else ()),
-        *("px", "blocks", "params", "MACs", "MACs\nratio"),
-        *(("accuracy",) if plan else ()),
-    )
-    for row in rows:
-        shown.add_row(
-            *((str(row["rank"]),) if plan else ()),
-            *(f"{row[name]:g}" for name in ("alpha", "beta", "gamma")),
-            f"{row['product']:.3f}",
-            *((f"{row['budget_ratio']:.2f}",) if budget != "product" else ()),
-            str(row["image_size"]),
-            str(row["blocks"]),
-            count(row["trainable"]),
-            count(row["multiply_adds"]),
-            f"{row['ratio']:.2f}",
-            *((_accuracy(row),) if plan else ()),
-        )
-    print_table(shown)
+    fields = ("rank", "alpha", "beta", "gamma", "product")
+    fields += () if budget == "product" else ("budget_ratio",)
+    fields += ("image_size", "blocks", "trainable", "multiply_adds", "ratio")
+    print_rows(rows, *fields, "accuracy", "spread")
     if plan:
         best = " ".join(f"--{name} {rows[0][name]:g}" for name in ("alpha", "beta", "gamma"))
         click.echo(f"To scale further by the best: keras-efficientnet scale phi 2 {best}")
-        _print_plan(plan)
+        print_plan(plan)
 
 
 @scale.command()
@@ -379,10 +305,9 @@ def search(base, step, ratio, tolerance, budget, make_plan, csv_file, picture, a
     help="se, swish, stochastic-depth or progressive; repeatable. [default: all]",
 )
 @plan_options
-@csv_option
-@json_option
-def ablate(base, only, make_plan, csv_file, as_json):
-    r"""Measure what squeeze-and-excitation, swish and the like are worth.
+@output_options
+def ablate(base, only, make_plan, output):
+    r"""Measure what squeeze-and-excitation, swish and other parts contribute.
 
     Trains a network, and the same with one thing changed at a time, by one recipe with several
     seeds. --data or --small is needed.
@@ -398,86 +323,8 @@ def ablate(base, only, make_plan, csv_file, as_json):
     from keras_efficientnet.study import ablate as run
 
     rows = run(base, plan, only)
-    if _written({"base": base, "rows": rows}, csv_file, as_json, rows):
+    if output.write(rows, {"base": base, "rows": rows}):
         return
-    shown = narrow_table(*("change", "params", "MACs", "accuracy", "against base", "time"))
-    for row in rows:
-        shown.add_row(
-            row["change"],
-            count(row["trainable"]),
-            count(row["multiply_adds"]),
-            _accuracy(row),
-            _gain(row["against_base"]) if "against_base" in row else "",
-            f"{row.get('time', 1):.2f}x",
-        )
-    print_table(shown)
-    _print_plan(plan)
-
-
-def _accuracy(row: dict[str, Any]) -> str:
-    spread = f" ± {100 * row['spread']:.1f}" if row["spread"] is not None else ""
-    return f"{100 * row['accuracy']:.1f}{spread} %"
-
-
-def _gain(difference: dict[str, Any]) -> str:
-    error = difference["standard_error"]
-    spread = f" ± {100 * error:.1f}" if error is not None else ""
-    return f"{100 * difference['mean']:+.1f}{spread} points"
-
-
-def _print_plan(plan) -> None:
-    click.echo(
-        f"{len(plan.data.train):,} training and {len(plan.data.test):,} held-out images of "
-        f"{plan.data.name}, {plan.recipe.epochs} epochs, {plan.seeds} "
-        f"seed{'s' if plan.seeds > 1 else ''}; chance is {percent(1 / plan.classes)}. "
-        f"Accuracy ± standard deviation over the seeds, differences ± standard error of the "
-        f"mean, seed by seed. Results in {plan.results}."
-    )
-
-
-def _check_picture(picture: Path | None, make_plan: Callable | None) -> None:
-    """Refuses, before anything is trained, a picture that could not be drawn after it."""
-    if picture:
-        check_suffix("--plot", picture)
-        if make_plan is None:
-            raise click.UsageError("--plot draws accuracies, and needs --data or --small.")
-
-
-def _draw(picture: Path | None, function: str, rows: list[dict]) -> None:
-    """Draws rows by a function of `plots`, if a picture is asked for."""
-    if picture:
-        from keras_efficientnet import plots
-        from keras_efficientnet.files import atomic_write
-
-        with atomic_write(picture, overwrite=True) as path:
-            write_picture(path, lambda: getattr(plots, function)(rows))
-
-
-def _written(document: Any, csv_file: Path | None, as_json: bool, rows: list[dict]) -> bool:
-    """Writes the rows where they are wanted; whether no table is to be printed."""
-    if csv_file:
-        from keras_efficientnet.files import atomic_write
-
-        flat = [_flat(row) for row in rows]
-        columns = list(dict.fromkeys(name for row in flat for name in row))
-        with (
-            atomic_write(csv_file, overwrite=True) as whole,
-            whole.open("w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(flat)
-    if as_json:
-        print_json(document)
-    return as_json
-
-
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """Makes a row of single values: maps become several columns, lists are joined by blanks."""
-    flat: dict[str, Any] = {}
-    for name, value in row.items():
-        if isinstance(value, dict):
-            flat |= {f"{name}_{inner}": v for inner, v in _flat(value).items()}
-        else:
-            flat[name] = " ".join(map(str, value)) if isinstance(value, list) else value
-    return flat
+    fields = ("change", "trainable", "multiply_adds", "accuracy", "spread")
+    print_rows(rows, *fields, "against_base", "time")
+    print_plan(plan)

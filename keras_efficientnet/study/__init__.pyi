@@ -12,6 +12,7 @@ from .family import family_table as family_table
 from .family import released_phi as released_phi
 from .plot_data import compound_scales as compound_scales
 from .plot_data import published_networks as published_networks
+from .row_files import write_rows as write_rows
 from .scalable_networks import PeerSpec as PeerSpec
 from .scalable_networks import ScalableNetwork as ScalableNetwork
 from .scalable_networks import get_network as get_network

@@ -1,4 +1,4 @@
-"""What single parts of the network and of the recipe are worth (exercises 2 and 4)."""
+"""Ablations: one part of the network or the recipe changed at a time."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,8 +6,7 @@ from typing import Any
 
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.spec import VariantSpec
-from keras_efficientnet.study import scalable_networks
-from keras_efficientnet.study.scalable_networks import ScalableNetwork
+from keras_efficientnet.study.scalable_networks import ScalableNetwork, get_network, network_cost
 from keras_efficientnet.study.trials import (
     Plan,
     Trial,
@@ -34,7 +33,7 @@ def _without_stochastic_depth(network: VariantSpec, recipe: Recipe) -> tuple[Var
 
 
 def _progressive(network: VariantSpec, recipe: Recipe) -> tuple[VariantSpec, Recipe]:
-    """The image size alone grows; regularization stays, so that one thing changes."""
+    """Lets the image size grow and nothing else: regularization stays as it is."""
     dropout = network.dropout_rate if recipe.dropout_rate is None else recipe.dropout_rate
     growth = Progressive(
         stages=min(PROGRESSIVE_STAGES, recipe.epochs),
@@ -45,7 +44,7 @@ def _progressive(network: VariantSpec, recipe: Recipe) -> tuple[VariantSpec, Rec
     return network, dataclasses.replace(recipe, progressive=growth)
 
 
-# By the name that `only` takes: what is changed, and how.
+# By the name that `only` takes: what is changed, in words and as a function.
 ABLATIONS = {
     "se": ("without SE", _without_se),
     "swish": ("ReLU for swish", _relu),
@@ -66,18 +65,16 @@ def ablate(
 
     Returns:
         A row for the unchanged network and one for each change: `name`, `change`, `trainable`,
-        `multiply_adds` and `trials.summary`; a change also has `against_base`, the
-        `trials.difference` of its accuracy to the unchanged network's, and `time`, its
-        training time over the unchanged network's.
+        `multiply_adds`, the fields of `summarize_trial`, and `time`, the training time over the
+        unchanged network's; each change also has `against_base`, the `accuracy_difference` to
+        the unchanged network.
 
     Raises:
         InputError: if a name is unknown, or the network is no chain of MBConv blocks.
     """
-    base = scalable_networks.get_network(base)
+    base = get_network(base)
     if not isinstance(base, VariantSpec):
-        raise InputError(
-            f"{base.name} has none of the parts that are taken away; use another base."
-        )
+        raise InputError(f"{base.name} has none of the parts that are changed; use another base.")
     only = only or list(ABLATIONS)
     for name in only:
         if name not in ABLATIONS:
@@ -87,8 +84,8 @@ def ablate(
     results = run_trials(trials, plan)
     rows = []
     for trial in trials:
-        cost = scalable_networks.network_cost(trial.network, plan.classes)
-        row = {
+        cost = network_cost(trial.network, plan.classes)
+        row: dict[str, Any] = {
             "name": trial.name,
             "change": ABLATIONS[trial.name][0] if rows else "none",
             "trainable": cost.trainable,
@@ -97,6 +94,6 @@ def ablate(
         }
         if rows:
             row["against_base"] = accuracy_difference(row, rows[0])
-            row["time"] = row["seconds"] / rows[0]["seconds"]
         rows.append(row)
+        row["time"] = row["seconds"] / rows[0]["seconds"]
     return rows

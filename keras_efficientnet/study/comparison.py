@@ -6,9 +6,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from keras_efficientnet import scaling
-from keras_efficientnet.errors import InputError
-from keras_efficientnet.study import paper_tables, scalable_networks
-from keras_efficientnet.study.scalable_networks import ScalableNetwork
+from keras_efficientnet.errors import InputError, require
+from keras_efficientnet.study.paper_tables import SCALED, number
+from keras_efficientnet.study.scalable_networks import (
+    ScalableNetwork,
+    at_budget,
+    block_count,
+    get_network,
+    network_cost,
+    scale_network,
+)
 
 if TYPE_CHECKING:  # the costs need no TensorFlow
     from keras_efficientnet.study.trials import Plan
@@ -28,15 +35,15 @@ def scaled_networks(
     """Scales a network to a multiple of its multiply-adds, by each dimension and by all three.
 
     Channels and repeats are whole numbers, so the cost is met as nearly as rounding allows.
-    The compound network is the coefficient's with its image side then set to the pixel that
-    meets the cost best: the finest of the three dimensions takes up what rounding left.
+    The compound network is scaled by one coefficient, and then its image side is set to the
+    pixel that meets the cost best: resolution has the finest steps of the three.
 
     Args:
-        base: what is scaled.
-        ratio: multiply-adds wanted, over the base's.
-        alpha: compound growth of depth.
-        beta: of width.
-        gamma: of resolution.
+        base: network to scale.
+        ratio: wanted multiply-adds over the base's.
+        alpha: growth of depth for one unit of the compound coefficient.
+        beta: growth of width.
+        gamma: growth of resolution.
         classes: outputs of the classifier.
 
     Returns:
@@ -45,29 +52,26 @@ def scaled_networks(
     Raises:
         InputError: if the base is unknown or the ratio not above 1.
     """
-    if not (math.isfinite(ratio) and ratio > 1):
-        raise InputError(f"ratio={ratio!r} must be a finite number above 1.")
-    base = scalable_networks.get_network(base)
+    require(math.isfinite(ratio) and ratio > 1, "ratio", ratio, "a finite number above 1")
+    base = get_network(base)
     budget = ratio * _multiply_adds(base, classes)
     measure = partial(_multiply_adds, classes=classes)
 
     def reach(grow: Callable[[float], ScalableNetwork], start: float) -> ScalableNetwork:
-        return scalable_networks.at_budget(grow, measure, budget, start)[1]
+        return at_budget(grow, measure, budget, start)[1]
 
     def compound(phi: float) -> ScalableNetwork:
         scale = scaling.compound_scale(phi, alpha, beta, gamma)
-        return scalable_networks.scale_network(base, scale.depth, scale.width, scale.resolution)
+        return scale_network(base, scale.depth, scale.width, scale.resolution)
 
     def single(dimension: str, multiplier: float) -> ScalableNetwork:
-        return scalable_networks.scale_network(
-            base, *(multiplier if name == dimension else 1.0 for name in DIMENSIONS)
-        )
+        return scale_network(base, **{dimension: multiplier})
 
     found = {"base": base}
     for dimension in DIMENSIONS:
         found[dimension] = reach(partial(single, dimension), 1.0)
     grown = reach(compound, 0.0)
-    found["compound"] = reach(lambda m: scalable_networks.scale_network(grown, resolution=m), 0.5)
+    found["compound"] = reach(lambda m: scale_network(grown, resolution=m), 0.5)
     return found
 
 
@@ -77,16 +81,12 @@ def paper_networks(base: str = "B0") -> dict[str, ScalableNetwork]:
     Raises:
         InputError: if the paper has no such table for this base.
     """
-    network = scalable_networks.get_network(base)
-    if network.name not in paper_tables.SCALED:
-        raise InputError(
-            f"The paper scales {', '.join(paper_tables.SCALED)} in this way and not {network.name}."
-        )
+    network = get_network(base)
+    if network.name not in SCALED:
+        raise InputError(f"The paper scales {', '.join(SCALED)} in this way, not {network.name}.")
     return {
-        row.dimension: scalable_networks.scale_network(
-            network, row.depth, row.width, row.resolution
-        )
-        for row in paper_tables.SCALED[network.name]
+        row.dimension: scale_network(network, row.depth, row.width, row.resolution)
+        for row in SCALED[network.name]
     }
 
 
@@ -100,16 +100,17 @@ def comparison_rows(found: dict[str, ScalableNetwork], classes: int = 1000) -> l
     Returns:
         A row for each: `dimension`; `depth`, `width` and `resolution`, multipliers of the
         base's; `image_size`, `blocks`, `trainable`, `multiply_adds`; `ratio` of multiply-adds
-        to the base's; and the paper's row of the same dimension, of this base or else of B0,
-        as `paper_base`, `paper_multiply_adds` and `paper_top1`, None where it has none.
+        to the base's; and what the paper prints for the same dimension, of this base or else
+        of B0: `paper_base`, `paper_multiply_adds` and `paper_top1`, None where it has no such
+        row.
     """
     base = found["base"]
-    paper_base = base.name if base.name in paper_tables.SCALED else "B0"
-    paper = {row.dimension: row for row in paper_tables.SCALED[paper_base]}
+    paper_base = base.name if base.name in SCALED else "B0"
+    paper = {row.dimension: row for row in SCALED[paper_base]}
     base_cost = _multiply_adds(base, classes)
     rows = []
     for dimension, network in found.items():
-        total = scalable_networks.network_cost(network, classes)
+        total = network_cost(network, classes)
         printed = paper.get(dimension)
         rows.append(
             {
@@ -118,16 +119,12 @@ def comparison_rows(found: dict[str, ScalableNetwork], classes: int = 1000) -> l
                 "width": network.width / base.width,
                 "resolution": network.resolution / base.resolution,
                 "image_size": network.resolution,
-                "blocks": total.blocks,
+                "blocks": block_count(network),
                 "trainable": total.trainable,
                 "multiply_adds": total.multiply_adds,
                 "ratio": total.multiply_adds / base_cost,
                 "paper_base": paper_base,
-                "paper_multiply_adds": (
-                    paper_tables.number(printed.multiply_adds, paper_tables.BILLION)
-                    if printed
-                    else None
-                ),
+                "paper_multiply_adds": number(printed.multiply_adds) if printed else None,
                 "paper_top1": printed.top1 if printed else None,
             }
         )
@@ -135,16 +132,16 @@ def comparison_rows(found: dict[str, ScalableNetwork], classes: int = 1000) -> l
 
 
 def compare_scaling(found: dict[str, ScalableNetwork], plan: "Plan") -> dict[str, Any]:
-    """Trains scaled networks by one recipe and sets compound against single dimensions.
+    """Trains scaled networks by one recipe and compares compound with single-dimension scaling.
 
     Args:
         found: from `scaled_networks` or `paper_networks`.
         plan: how they are trained.
 
     Returns:
-        `rows` of `comparison_rows`, each with `trials.summary`; and `verdict`: `best_single`,
-        the best of the single dimensions, and `trials.difference` of the compound network to
-        it, `differences`, `mean` and `standard_error`.
+        `rows` of `comparison_rows`, each with the fields of `summarize_trial`; and `verdict`:
+        `best_single`, the best of the single dimensions, and the fields of
+        `accuracy_difference` of the compound network to it.
     """
     from keras_efficientnet.study.trials import (
         Trial,
@@ -166,4 +163,4 @@ def compare_scaling(found: dict[str, ScalableNetwork], plan: "Plan") -> dict[str
 
 
 def _multiply_adds(network: ScalableNetwork, classes: int) -> int:
-    return scalable_networks.network_cost(network, classes).multiply_adds
+    return network_cost(network, classes).multiply_adds

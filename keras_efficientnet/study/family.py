@@ -1,9 +1,10 @@
-"""The family's tables: what the papers print beside what is computed, and compound scaling."""
+"""The family as its papers print it and as it is computed, and compound scaling."""
 
 import math
 from typing import Any
 
-from keras_efficientnet import cost, scaling, spec
+from keras_efficientnet import scaling, spec
+from keras_efficientnet.cost import network_cost
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.scaling import Variant
 from keras_efficientnet.study import paper_tables
@@ -32,7 +33,7 @@ def family_table(family: str = "V1") -> list[dict[str, Any]]:
         `blocks`; computed `trainable`, `parameters` (all) and `multiply_adds`;
         `paper_parameters` and `paper_multiply_adds` as numbers, None where not printed, with
         `parameters_agree` and `multiply_adds_agree`, whether the computed value rounds to the
-        printed one; `top1`, percent by source; `source` of the printed counts.
+        printed one; `top1`, accuracy in percent by source; `source` of the printed counts.
 
     Raises:
         InputError: if the family is unknown.
@@ -47,8 +48,8 @@ def family_table(family: str = "V1") -> list[dict[str, Any]]:
 
 
 def _family_row(variant: spec.VariantSpec) -> dict[str, Any]:
-    total = cost.network_cost(variant)
-    printed = paper_tables.VARIANTS.get(variant.name, paper_tables.Figures(source=""))
+    total = network_cost(variant)
+    printed = paper_tables.VARIANTS.get(variant.name, paper_tables.Figures())
     return {
         "variant": variant.name,
         "width": variant.width,
@@ -58,15 +59,11 @@ def _family_row(variant: spec.VariantSpec) -> dict[str, Any]:
         "blocks": len(scaling.expand_blocks(variant)),
         "trainable": total.trainable,
         "parameters": total.parameters,
-        "paper_parameters": paper_tables.number(printed.parameters, paper_tables.MILLION),
-        "parameters_agree": paper_tables.agrees(
-            total.trainable, printed.parameters, paper_tables.MILLION
-        ),
+        "paper_parameters": paper_tables.number(printed.parameters),
+        "parameters_agree": paper_tables.agrees(total.trainable, printed.parameters),
         "multiply_adds": total.multiply_adds,
-        "paper_multiply_adds": paper_tables.number(printed.multiply_adds, paper_tables.BILLION),
-        "multiply_adds_agree": paper_tables.agrees(
-            total.multiply_adds, printed.multiply_adds, paper_tables.BILLION
-        ),
+        "paper_multiply_adds": paper_tables.number(printed.multiply_adds),
+        "multiply_adds_agree": paper_tables.agrees(total.multiply_adds, printed.multiply_adds),
         "top1": top1(variant.name),
         "source": printed.source,
     }
@@ -94,21 +91,21 @@ def compound_scaling(
     gamma: float = scaling.GAMMA,
     base: Variant = "B0",
 ) -> dict[str, Any]:
-    """Says what a compound coefficient means, with and without rounding.
+    """Computes what a compound coefficient means, before and after rounding.
 
     Args:
         phi: compound coefficient.
         alpha: growth of depth for one unit of `phi`.
         beta: growth of width.
         gamma: growth of resolution.
-        base: what is scaled.
+        base: network to scale.
 
     Returns:
-        `phi`, `alpha`, `beta`, `gamma`; `constraint`, alpha * beta**2 * gamma**2, and
-        `from_two`, how far it is from 2; the multipliers `depth`, `width` and `resolution`;
-        `image_size`, `blocks`, `trainable`, `parameters` and `multiply_adds` of the scaled
-        network; `predicted_ratio` and `ratio` of its multiply-adds to the base's, before and
-        after rounding.
+        `base`, its name; `phi`, `alpha`, `beta`, `gamma`; `constraint`, which is
+        alpha * beta**2 * gamma**2, and `from_two`, how far it is from 2; the multipliers
+        `depth`, `width` and `resolution`; `image_size`, `blocks`, `trainable`, `parameters` and
+        `multiply_adds` of the scaled network; `predicted_ratio` and `ratio` of its multiply-adds
+        to the base's, before and after rounding.
 
     Raises:
         InputError: if a number cannot be scaled by, or the base is unknown.
@@ -116,7 +113,7 @@ def compound_scaling(
     base = scaling.get_variant(base)
     scale = scaling.compound_scale(phi, alpha, beta, gamma)
     variant = scale.apply(base)
-    total = cost.network_cost(variant)
+    total = network_cost(variant)
     constraint = alpha * beta**2 * gamma**2
     return {
         "base": base.name,
@@ -135,7 +132,7 @@ def compound_scaling(
         "parameters": total.parameters,
         "multiply_adds": total.multiply_adds,
         "predicted_ratio": scale.flops_ratio,
-        "ratio": total.multiply_adds / cost.network_cost(base).multiply_adds,
+        "ratio": total.multiply_adds / network_cost(base).multiply_adds,
     }
 
 
@@ -144,12 +141,17 @@ def released_phi(
 ) -> list[dict[str, Any]]:
     """Fits a coefficient to each dimension of the released B1-B7.
 
-    They would be equal had the networks been scaled by one; their multipliers were chosen by
-    hand.
+    They would be equal if one coefficient had scaled the networks; their multipliers were chosen
+    by hand.
+
+    Args:
+        alpha: growth of depth for one unit of the coefficient.
+        beta: growth of width.
+        gamma: growth of resolution.
 
     Returns:
-        A row for each: `variant`, and `depth`, `width` and `resolution`, the coefficient that
-        gives this multiplier; None where the growth of the dimension is 1.
+        A row for each: `variant`; `depth`, `width` and `resolution`, the coefficient that
+        gives this multiplier, or None where the growth of the dimension is 1.
 
     Raises:
         InputError: if a growth is not positive.

@@ -1,8 +1,8 @@
 """What the papers' tables print of their networks, to set beside what is computed.
 
-Figures are as printed: a `Decimal` keeps the digits, so that a computed value can be rounded
-to as many. The papers' "FLOPS" are multiply-adds. Accuracies are ImageNet's top-1, in percent.
-Those of published weights stand in `weights.registry`.
+Figures are as printed: a `Decimal` keeps the digits, 5.3 million as 5.3E+6, so that a computed
+value can be rounded to as many. The papers' "FLOPS" are multiply-adds. Accuracies are
+ImageNet's top-1, in percent. Those of published weights stand in `weights.registry`.
 
 Sources, cited by the names used below:
 
@@ -19,31 +19,40 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+TABLE_2, TABLE_3 = "paper, Table 2", "paper, Table 3"
+
 
 @dataclass(frozen=True)
 class Figures:
     """What is printed of one network.
 
     Attributes:
-        parameters: in millions.
-        multiply_adds: in billions.
-        top1: percent, by what tells several figures apart; the one to quote comes first.
+        parameters: their number; None where it is not printed.
+        multiply_adds: for one image; None where they are not printed.
+        top1: accuracy in percent by its source; the one to quote comes first.
         source: where the counts are printed.
     """
 
     parameters: Decimal | None = None
     multiply_adds: Decimal | None = None
     top1: Mapping[str, float] = field(default_factory=dict)
-    source: str = "paper, Table 2"
+    source: str = ""
 
 
-def _v1(parameters: str, multiply_adds: str, first: float, latest: float) -> Figures:
-    top1 = {"paper v1": first, "paper v5": latest}
-    return Figures(Decimal(parameters), Decimal(multiply_adds), top1)
+def _printed(
+    millions: str | None, billions: str | None, source: str, top1: Mapping[str, float]
+) -> Figures:
+    """Takes parameters in millions and multiply-adds in billions, as the papers do."""
+    return Figures(
+        parameters=None if millions is None else Decimal(millions).scaleb(6),
+        multiply_adds=None if billions is None else Decimal(billions).scaleb(9),
+        top1=top1,
+        source=source,
+    )
 
 
-def _other(parameters: str, multiply_adds: str, top1: dict[str, float], source: str) -> Figures:
-    return Figures(Decimal(parameters), Decimal(multiply_adds), top1, source)
+def _v1(millions: str, billions: str, first: float, latest: float) -> Figures:
+    return _printed(millions, billions, TABLE_2, {"paper v1": first, "paper v5": latest})
 
 
 VARIANTS: dict[str, Figures] = {
@@ -55,19 +64,19 @@ VARIANTS: dict[str, Figures] = {
     "B5": _v1("30", "9.9", 83.3, 83.6),
     "B6": _v1("43", "19", 84.0, 84.0),
     "B7": _v1("66", "37", 84.4, 84.3),
-    "Lite0": _other("4.7", "0.407", {"int8, TPU": 74.4}, "TPU"),
-    "Lite1": _other("5.4", "0.631", {"int8, TPU": 75.9}, "TPU"),
-    "Lite2": _other("6.1", "0.899", {"int8, TPU": 77.0}, "TPU"),
-    "Lite3": _other("8.2", "1.44", {"int8, TPU": 79.0}, "TPU"),
-    "Lite4": _other("13.0", "2.64", {"int8, TPU": 80.2}, "TPU"),
-    "V2-B0": _other("7.1", "0.72", {"AML": 78.7}, "AML"),
-    "V2-B1": _other("8.1", "1.2", {"AML": 79.8}, "AML"),
-    "V2-B2": _other("10.1", "1.7", {"AML": 80.5}, "AML"),
-    "V2-B3": _other("14.4", "3.0", {"AML": 82.1}, "AML"),
-    "V2-S": _other("22", "8.8", {"AML": 83.9}, "V2 paper"),
-    "V2-M": _other("54", "24", {"AML": 85.2}, "V2 paper"),
-    "V2-L": _other("120", "53", {"AML": 85.7}, "V2 paper"),
-    "V2-XL": _other("208", "94", {}, "V2 paper"),
+    "Lite0": _printed("4.7", "0.407", "TPU", {"int8, TPU": 74.4}),
+    "Lite1": _printed("5.4", "0.631", "TPU", {"int8, TPU": 75.9}),
+    "Lite2": _printed("6.1", "0.899", "TPU", {"int8, TPU": 77.0}),
+    "Lite3": _printed("8.2", "1.44", "TPU", {"int8, TPU": 79.0}),
+    "Lite4": _printed("13.0", "2.64", "TPU", {"int8, TPU": 80.2}),
+    "V2-B0": _printed("7.1", "0.72", "AML", {"AML": 78.7}),
+    "V2-B1": _printed("8.1", "1.2", "AML", {"AML": 79.8}),
+    "V2-B2": _printed("10.1", "1.7", "AML", {"AML": 80.5}),
+    "V2-B3": _printed("14.4", "3.0", "AML", {"AML": 82.1}),
+    "V2-S": _printed("22", "8.8", "V2 paper", {"AML": 83.9}),
+    "V2-M": _printed("54", "24", "V2 paper", {"AML": 85.2}),
+    "V2-L": _printed("120", "53", "V2 paper", {"AML": 85.7}),
+    "V2-XL": _printed("208", "94", "V2 paper", {}),
 }
 
 
@@ -86,9 +95,11 @@ class Baseline:
     figures: Figures
 
 
-def _baseline(name: str, resolution: int, counts: tuple[str, str], paper: float, keras: float):
-    figures = _other(*counts, {"paper": paper, "Keras": keras}, "paper, Table 2")
-    return Baseline(name, resolution, figures)
+def _baseline(
+    name: str, resolution: int, counts: tuple[str | None, str], paper: float, keras: float
+) -> Baseline:
+    source = TABLE_2 if counts[0] else TABLE_3
+    return Baseline(name, resolution, _printed(*counts, source, {"paper": paper, "Keras": keras}))
 
 
 # Paper, Table 2 (MobileNets: Table 3), and Keras' accuracies of its own weights.
@@ -102,17 +113,22 @@ BASELINES: dict[str, Baseline] = {
         _baseline("Xception", 299, ("23", "8.4"), 79.0, 79.0),
         _baseline("InceptionResNetV2", 299, ("56", "13"), 80.1, 80.3),
         _baseline("NASNetLarge", 331, ("89", "24"), 82.7, 82.5),
-        Baseline(
-            "MobileNet",
-            224,
-            Figures(None, Decimal("0.6"), {"paper": 70.6, "Keras": 70.4}, "paper, Table 3"),
-        ),
-        Baseline(
-            "MobileNetV2",
-            224,
-            Figures(None, Decimal("0.3"), {"paper": 72.0, "Keras": 71.3}, "paper, Table 3"),
-        ),
+        _baseline("MobileNet", 224, (None, "0.6"), 70.6, 70.4),
+        _baseline("MobileNetV2", 224, (None, "0.3"), 72.0, 71.3),
     )
+}
+
+# Paper, Table 2: the networks that keras.applications lacks.
+OTHERS: dict[str, Figures] = {
+    "DenseNet-264": _printed("34", "6.0", TABLE_2, {"paper": 77.9}),
+    "Inception-v4": _printed("48", "13", TABLE_2, {"paper": 80.0}),
+    "ResNeXt-101": _printed("84", "32", TABLE_2, {"paper": 80.9}),
+    "PolyNet": _printed("92", "35", TABLE_2, {"paper": 81.3}),
+    "SENet": _printed("146", "42", TABLE_2, {"paper": 82.7}),
+    "AmoebaNet-A": _printed("87", "23", TABLE_2, {"paper": 82.8}),
+    "PNASNet": _printed("86", "23", TABLE_2, {"paper": 82.9}),
+    "AmoebaNet-C": _printed("155", "41", TABLE_2, {"paper": 83.5}),
+    "GPipe": _printed("557", None, TABLE_2, {"paper": 84.3}),
 }
 
 
@@ -122,11 +138,11 @@ class Scaled:
 
     Attributes:
         dimension: `"base"`, `"depth"`, `"width"`, `"resolution"` or `"compound"`.
-        depth: multiplier.
-        width: multiplier.
-        resolution: multiplier.
-        multiply_adds: in billions, as printed.
-        top1: percent.
+        depth: multiplier of the base network's.
+        width: likewise.
+        resolution: likewise.
+        multiply_adds: for one image.
+        top1: accuracy in percent.
     """
 
     dimension: str
@@ -147,9 +163,10 @@ def _rows(*figures: tuple[str, str, float]) -> tuple[Scaled, ...]:
         "compound": (1.4, 1.2, 1.3),
     }
     rows = []
-    for dimension, printed, top1 in figures:
+    for dimension, billions, top1 in figures:
         depth, width, resolution = multipliers[dimension]
-        rows.append(Scaled(dimension, depth, width, resolution, Decimal(printed), top1))
+        multiply_adds = Decimal(billions).scaleb(9)
+        rows.append(Scaled(dimension, depth, width, resolution, multiply_adds, top1))
     return tuple(rows)
 
 
@@ -185,17 +202,11 @@ SCALED: dict[str, tuple[Scaled, ...]] = {
 }
 
 
-MILLION = 10**6
-BILLION = 10**9
-
-
-def number(printed: Decimal | None, unit: int) -> float | None:
+def number(printed: Decimal | None) -> float | None:
     """Returns a printed figure as a number; None where nothing is printed."""
-    return None if printed is None else float(printed * unit)
+    return None if printed is None else float(printed)
 
 
-def agrees(value: float, printed: Decimal | None, unit: int) -> bool | None:
+def agrees(value: float, printed: Decimal | None) -> bool | None:
     """Whether a computed value rounds to the printed one; None where nothing is printed."""
-    if printed is None:
-        return None
-    return (Decimal(value) / unit).quantize(printed) == printed
+    return None if printed is None else Decimal(value).quantize(printed) == printed

@@ -4,26 +4,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from keras_efficientnet import cost, scaling, spec
+from keras_efficientnet import spec
+from keras_efficientnet.cost import network_cost
+from keras_efficientnet.scaling import CompoundScale, compound_scale
 from keras_efficientnet.study import paper_tables
 from keras_efficientnet.weights import registry
 
 # Family, the prefix of its variants' names, and the published weights whose accuracy counts.
 _FAMILIES = (("EfficientNet", "B"), ("EfficientNetV2", "V2"), ("EfficientNet-Lite", "Lite"))
-
-# Paper, Table 2, the networks that keras.applications lacks: parameters in millions,
-# multiply-adds in billions, top-1 in percent.
-_OTHERS = (
-    ("DenseNet-264", 34, 6.0, 77.9),
-    ("Inception-v4", 48, 13, 80.0),
-    ("ResNeXt-101", 84, 32, 80.9),
-    ("PolyNet", 92, 35, 81.3),
-    ("SENet", 146, 42, 82.7),
-    ("AmoebaNet-A", 87, 23, 82.8),
-    ("PNASNet", 86, 23, 82.9),
-    ("AmoebaNet-C", 155, 41, 83.5),
-    ("GPipe", 557, None, 84.3),
-)
 
 
 def published_networks() -> list[dict[str, Any]]:
@@ -39,19 +27,16 @@ def published_networks() -> list[dict[str, Any]]:
     for family, prefix in _FAMILIES:
         for entry in registry.table():
             if entry.variant.startswith(prefix) and entry.name == "imagenet" and entry.top1:
-                total = cost.network_cost(entry.variant)
+                total = network_cost(entry.variant)
                 rows.append(
                     _row(entry.variant, family, total.trainable, total.multiply_adds, entry.top1)
                 )
-    for baseline in paper_tables.BASELINES.values():
-        figures = baseline.figures
-        if figures.parameters and figures.multiply_adds:
-            parameters, multiply_adds = float(figures.parameters), float(figures.multiply_adds)
+    printed = {name: baseline.figures for name, baseline in paper_tables.BASELINES.items()}
+    for name, figures in {**printed, **paper_tables.OTHERS}.items():
+        if figures.parameters:
+            multiply_adds = paper_tables.number(figures.multiply_adds)
             top1 = figures.top1["paper"]
-            rows.append(_row(baseline.name, None, 1e6 * parameters, 1e9 * multiply_adds, top1))
-    for name, parameters, multiply_adds, top1 in _OTHERS:
-        cost_or_none = None if multiply_adds is None else 1e9 * multiply_adds
-        rows.append(_row(name, None, 1e6 * parameters, cost_or_none, top1))
+            rows.append(_row(name, None, float(figures.parameters), multiply_adds, top1))
     return rows
 
 
@@ -59,26 +44,26 @@ def compound_scales(phis: Sequence[float] | None = None) -> list[dict[str, Any]]
     """Returns what the compound coefficient does to B0, and the released networks beside it.
 
     Args:
-        phis: coefficients; 0 to 7 in small steps if None.
+        phis: coefficients; 0 to 7 in steps of 0.1 if None.
 
     Returns:
-        Rows for `plots.scaling_curves`: `phi`, `depth`, `width`, `resolution` and
-        `multiply_adds`, and for B0 to B7 their `name`. They were not made from a
-        coefficient: theirs is the one that would multiply the cost as much.
+        Rows for `plots.scaling_curves`: `phi`; the multipliers `depth`, `width` and
+        `resolution`; `multiply_adds`; and for B0 to B7 their `name`. Those were not made from
+        a coefficient: theirs is the one that would multiply B0's cost by as much.
     """
     rows = []
     for phi in [step / 10 for step in range(71)] if phis is None else phis:
-        scale = scaling.compound_scale(phi)
-        rows.append(_scale(phi, scale, cost.network_cost(scale).multiply_adds))
+        scale = compound_scale(phi)
+        rows.append(_scale(phi, scale, network_cost(scale).multiply_adds))
     base = spec.VARIANTS["B0"]
-    base_cost = cost.network_cost(base).multiply_adds
-    growth = scaling.compound_scale(1).flops_ratio
+    base_cost = network_cost(base).multiply_adds
+    growth = compound_scale(1).flops_ratio
     for number in range(8):
         variant = spec.VARIANTS[f"B{number}"]
-        multiply_adds = cost.network_cost(variant).multiply_adds
+        multiply_adds = network_cost(variant).multiply_adds
         phi = math.log(multiply_adds / base_cost) / math.log(growth)
         resolution = variant.resolution / base.resolution
-        released = scaling.CompoundScale(phi, variant.depth, variant.width, resolution, 1)
+        released = CompoundScale(phi, variant.depth, variant.width, resolution, 1)
         rows.append({**_scale(phi, released, multiply_adds), "name": variant.name})
     return rows
 
@@ -93,7 +78,7 @@ def _row(name, family, parameters, multiply_adds, top1) -> dict[str, Any]:
     }
 
 
-def _scale(phi: float, scale: scaling.CompoundScale, multiply_adds: int) -> dict[str, Any]:
+def _scale(phi: float, scale: CompoundScale, multiply_adds: int) -> dict[str, Any]:
     return {
         "phi": phi,
         "depth": scale.depth,

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from keras_efficientnet import cost as closed_form
-from keras_efficientnet import scaling, spec
+from keras_efficientnet import cost, scaling, spec
+from keras_efficientnet.cost import LayerCost, NetworkCost, part_cost
 from keras_efficientnet.errors import InputError
+from keras_efficientnet.scaling import ConvSpec
 from keras_efficientnet.spec import StageSpec, VariantSpec
 
 MIN_IMAGE_SIZE = 32
@@ -19,11 +20,11 @@ MIN_IMAGE_SIZE = 32
 
 @dataclass(frozen=True)
 class PeerSpec:
-    """A network that is no chain of MBConv blocks, and the numbers that scale it.
+    """A network that is not a chain of MBConv blocks, and the numbers that scale it.
 
     Attributes:
         name: for people.
-        kind: which layers, see `_LAYERS`.
+        kind: architecture, a key of `_PARTS`.
         width: multiplier of every channel count.
         depth: multiplier of every repeat count.
         resolution: height and width of the input in pixels.
@@ -40,22 +41,23 @@ ScalableNetwork = VariantSpec | PeerSpec
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a network costs at one image size, see `ke.cost`.
+class _Part:
+    """The stem or a block of a peer.
 
     Attributes:
-        trainable: trainable parameters.
-        multiply_adds: for one image.
-        blocks: repeated parts: MBConv blocks, bottlenecks or depthwise-separable pairs.
+        convolutions: in order.
+        shortcut: convolutions of the part's input, whose result is added to that of the others
+            ahead of a ReLU; () adds the input itself, None nothing.
+        max_pool: whether 3x3 max-pooling of stride 2 follows.
     """
 
-    trainable: int
-    multiply_adds: int
-    blocks: int
+    convolutions: tuple[ConvSpec, ...]
+    shortcut: tuple[ConvSpec, ...] | None = None
+    max_pool: bool = False
 
 
-# B0's stages for images of 32 to 64 px: it strides by 8 and not by 32, so that four pixels by
-# four are left at 32 px, and it has a quarter of B0's channels and a quarter of its repeats.
+# B0's stages for images of 32 to 64 px: its total stride is 8 and not 32, which leaves 4x4 pixels
+# of 32x32, and it has a quarter of B0's channels and of its repeats.
 _TINY_STRIDES = (1, 2, 1, 2, 1, 1, 1)
 TINY = dataclasses.replace(
     spec.VARIANTS["B0"],
@@ -132,20 +134,39 @@ def scale_network(
 
 def network_cost(
     network: ScalableNetwork, classes: int = 1000, image_size: int | None = None
-) -> Cost:
-    """Computes what a network costs, at its own resolution if no other is given."""
+) -> NetworkCost:
+    """Computes what a network costs, as `ke.cost.network_cost` does.
+
+    Args:
+        network: of this family or a peer.
+        classes: outputs of the classifier.
+        image_size: side of the input in pixels; the network's own resolution if None.
+    """
     size = network.resolution if image_size is None else image_size
     if isinstance(network, VariantSpec):
-        total = closed_form.network_cost(network, size, classes)
-        return Cost(total.trainable, total.multiply_adds, len(scaling.expand_blocks(network)))
-    counter = _Counter()
-    features = _LAYERS[network.kind](counter, (size, size, 3), network)
-    trainable = counter.trainable + (features[-1] + 1) * classes
-    return Cost(trainable, counter.multiply_adds + features[-1] * classes, counter.blocks)
+        return cost.network_cost(network, size, classes)
+    costs: list[LayerCost] = []
+    shape = size, size, 3
+    for number, part in enumerate(_PARTS[network.kind](network)):
+        paths = (part.shortcut or (), part.convolutions)
+        costs += [part_cost(f"part{number}", shape, path) for path in paths]
+        shape = costs[-1].output_shape
+        if part.max_pool:
+            shape = -(-shape[0] // 2), -(-shape[1] // 2), shape[2]
+    kernel = shape[2] * classes
+    costs.append(LayerCost("classifier", kernel + classes, 0, kernel, classes, (1, 1, classes)))
+    return NetworkCost(network.name, size, tuple(costs))
+
+
+def block_count(network: ScalableNetwork) -> int:
+    """Counts MBConv blocks, bottlenecks or depthwise-separable convolutions."""
+    if isinstance(network, VariantSpec):
+        return len(scaling.expand_blocks(network))
+    return len(_PARTS[network.kind](network)) - 1  # the first is the stem
 
 
 def built_structure(network: ScalableNetwork) -> dict[str, Any]:
-    """Describes a network by what is built of it: multipliers that round to the same are one."""
+    """Describes a network by the layers it has, so that multipliers that round alike are equal."""
     description = dataclasses.asdict(network)
     del description["name"]
     if isinstance(network, VariantSpec):
@@ -167,14 +188,14 @@ def build(
     dropout_rate: float | None = None,
     drop_connect_rate: float | None = None,
 ) -> Any:
-    """Builds a classifier of raw RGB pixels, with fresh weights.
+    """Builds a classifier of raw RGB pixels in 0-255, with random weights.
 
     Args:
-        network: which.
+        network: of this family or a peer.
         classes: outputs.
         image_size: side of the input in pixels; None for any.
         dropout_rate: ahead of the classifier; the network's own if None.
-        drop_connect_rate: stochastic depth, where the network has it; likewise.
+        drop_connect_rate: of stochastic depth, where the network has it; likewise.
 
     Returns:
         A `keras.Model`.
@@ -194,7 +215,8 @@ def build(
         )
     images = keras.Input(shape)
     x = layers.Normalize(spec.IMAGENET_MEAN, spec.IMAGENET_STD, name="normalize")(images)
-    x = _LAYERS[network.kind](_Graph(), x, network)
+    for part in _PARTS[network.kind](network):
+        x = _build_part(x, part)
     x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
     if dropout_rate:
         x = keras.layers.Dropout(dropout_rate, name="top_dropout")(x)
@@ -202,114 +224,82 @@ def build(
     return keras.Model(images, x, name=network.kind)
 
 
-class _Counter:
-    """Reads a network as shapes `(height, width, channels)` and adds up what it costs."""
+def _build_part(x: Any, part: _Part) -> Any:
+    from keras import layers
 
-    def __init__(self):
-        self.trainable = self.multiply_adds = self.blocks = 0
-
-    def conv(self, x, filters: int, kernel: int, stride: int = 1, activate: bool = True):
-        return self._convolution(x, filters, kernel, stride, x[2] * filters)
-
-    def depthwise(self, x, kernel: int, stride: int):
-        return self._convolution(x, x[2], kernel, stride, x[2])
-
-    def _convolution(self, x, filters, kernel, stride, pairs):
-        height, width = -(-x[0] // stride), -(-x[1] // stride)
-        self.trainable += kernel**2 * pairs + 2 * filters  # batch normalization's two
-        self.multiply_adds += kernel**2 * pairs * height * width
-        return height, width, filters
-
-    def max_pool(self, x):
-        return -(-x[0] // 2), -(-x[1] // 2), x[2]
-
-    def add(self, x, y):
-        return x
-
-    def end_block(self):
-        self.blocks += 1
+    added = x
+    for conv in part.shortcut or ():
+        added = _convolve(added, conv)
+    for conv in part.convolutions:
+        x = _convolve(x, conv)
+    if part.shortcut is not None:
+        x = layers.ReLU()(layers.Add()([x, added]))
+    return layers.MaxPooling2D(3, 2, "same")(x) if part.max_pool else x
 
 
-class _Graph:
-    """Reads the same network as Keras layers."""
+def _convolve(x: Any, conv: ConvSpec) -> Any:
+    import keras
 
-    def conv(self, x, filters: int, kernel: int, stride: int = 1, activate: bool = True):
-        import keras
+    from keras_efficientnet import layers
 
-        convolution = keras.layers.Conv2D(
-            filters, kernel, stride, "same", use_bias=False, kernel_initializer="he_normal"
-        )
-        return self._finished(convolution(x), activate)
-
-    def depthwise(self, x, kernel: int, stride: int):
-        import keras
-
+    options = {"strides": conv.stride, "padding": "same", "use_bias": False}
+    if conv.depthwise:
         convolution = keras.layers.DepthwiseConv2D(
-            kernel, stride, "same", use_bias=False, depthwise_initializer="he_normal"
+            conv.kernel_size, **options, depthwise_initializer="he_normal"
         )
-        return self._finished(convolution(x), True)
-
-    def _finished(self, x, activate):
-        import keras
-
-        from keras_efficientnet import layers
-
-        x = layers.BatchNormalization(momentum=0.99, epsilon=1e-3)(x)
-        return keras.layers.ReLU()(x) if activate else x
-
-    def max_pool(self, x):
-        import keras
-
-        return keras.layers.MaxPooling2D(3, 2, "same")(x)
-
-    def add(self, x, y):
-        import keras
-
-        return keras.layers.ReLU()(keras.layers.Add()([x, y]))
-
-    def end_block(self):
-        pass
+    else:
+        convolution = keras.layers.Conv2D(
+            conv.out_filters, conv.kernel_size, **options, kernel_initializer="he_normal"
+        )
+    x = layers.BatchNormalization(momentum=0.99, epsilon=1e-3)(convolution(x))
+    return keras.layers.ReLU()(x) if conv.activated else x
 
 
-def _mobilenet_v1(read: Any, x: Any, network: PeerSpec) -> Any:
+def _mobilenet_v1(network: PeerSpec) -> list[_Part]:
     """Howard et al., https://arxiv.org/abs/1704.04861, Table 1."""
-    x = read.conv(x, _filters(network, 32), 3, 2)
-    for filters, repeats, first_stride in (
+    filters = _filters(network, 32)
+    parts = [_Part((ConvSpec(3, 2, 3, filters),))]
+    for stage_filters, repeats, first_stride in (
         (64, 1, 1),
         (128, 2, 2),
         (256, 2, 2),
         (512, 6, 2),
         (1024, 2, 2),
     ):
+        outer = _filters(network, stage_filters)
         for index in range(scaling.round_repeats(repeats, network.depth)):
-            x = read.depthwise(x, 3, 1 if index else first_stride)
-            x = read.conv(x, _filters(network, filters), 1)
-            read.end_block()
-    return x
+            stride = 1 if index else first_stride
+            depthwise = ConvSpec(3, stride, filters, filters, depthwise=True)
+            parts.append(_Part((depthwise, ConvSpec(1, 1, filters, outer))))
+            filters = outer
+    return parts
 
 
-def _resnet50(read: Any, x: Any, network: PeerSpec) -> Any:
+def _resnet50(network: PeerSpec) -> list[_Part]:
     """He et al., https://arxiv.org/abs/1512.03385, Table 1.
 
     A stage strides in its first 3x3 convolution, as in TensorFlow's official ResNet and in
-    torchvision, which is what 4.1 billion multiply-adds are of; keras.applications strides in
-    the 1x1 ahead of it (3.9).
+    torchvision, which have 4.1 billion multiply-adds; keras.applications strides in the 1x1
+    ahead of it (3.9 billion).
     """
-    x = read.conv(x, _filters(network, 64), 7, 2)
-    x = read.max_pool(x)
-    for filters, repeats, first_stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
-        inner, outer = _filters(network, filters), _filters(network, 4 * filters)
+    filters = _filters(network, 64)
+    parts = [_Part((ConvSpec(7, 2, 3, filters),), max_pool=True)]
+    for stage_filters, repeats, first_stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+        inner, outer = _filters(network, stage_filters), _filters(network, 4 * stage_filters)
         for index in range(scaling.round_repeats(repeats, network.depth)):
             stride = 1 if index else first_stride
-            shortcut = x if index else read.conv(x, outer, 1, stride, activate=False)
-            x = read.conv(x, inner, 1)
-            x = read.conv(x, inner, 3, stride)
-            x = read.add(read.conv(x, outer, 1, activate=False), shortcut)
-            read.end_block()
-    return x
+            bottleneck = (
+                ConvSpec(1, 1, filters, inner),
+                ConvSpec(3, stride, inner, inner),
+                ConvSpec(1, 1, inner, outer, activated=False),
+            )
+            projection = ConvSpec(1, stride, filters, outer, activated=False)
+            parts.append(_Part(bottleneck, shortcut=() if index else (projection,)))
+            filters = outer
+    return parts
 
 
-_LAYERS: dict[str, Callable[[Any, Any, PeerSpec], Any]] = {
+_PARTS: dict[str, Callable[[PeerSpec], list[_Part]]] = {
     "mobilenet_v1": _mobilenet_v1,
     "resnet50": _resnet50,
 }
@@ -325,14 +315,14 @@ def at_budget(
     budget: float,
     start: float,
 ) -> tuple[float, ScalableNetwork]:
-    """Finds the growth at which a network costs what it may.
+    """Finds the growth at which a network meets a cost.
 
-    Rounding makes the cost a staircase, so the result is the step nearest to the budget in
-    proportion, on whichever side.
+    Rounding makes the cost a step function, so the result is the step nearest to the budget in
+    proportion, below or above it.
 
     Args:
-        grow: network by growth; its cost never falls as the growth rises.
-        measure: cost of a network.
+        grow: returns the network of a growth; its cost must not fall as the growth rises.
+        measure: returns the cost of a network.
         budget: wanted cost.
         start: growth of a network that costs less.
 

@@ -1,4 +1,4 @@
-"""The grid search for alpha, beta and gamma (paper, section 3.3, step 1; exercise 3)."""
+"""The grid search for alpha, beta and gamma (paper, section 3.3, step 1)."""
 
 import contextlib
 import math
@@ -11,33 +11,42 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from keras_efficientnet import scaling
-from keras_efficientnet.description import ModelDescription
-from keras_efficientnet.errors import InputError
-from keras_efficientnet.study import scalable_networks
-from keras_efficientnet.study.scalable_networks import ScalableNetwork
+from keras_efficientnet.errors import InputError, require
+from keras_efficientnet.study.scalable_networks import (
+    ScalableNetwork,
+    block_count,
+    build,
+    built_structure,
+    get_network,
+    network_cost,
+    scale_network,
+)
 
 if TYPE_CHECKING:  # the costs need no TensorFlow
     from keras_efficientnet.study.trials import Plan
 
 BUDGETS = ("product", "multiply-adds", "parameters", "latency")
-# Only candidates this near to the target by the product are exported and timed.
-_WORTH_TIMING = 1.5
+# Only candidates whose product is within this factor of the target are exported and timed.
+_TIMED_WITHIN = 1.5
 LATENCY_TURNS = 30
 MAX_POINTS = 10**6
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """What every candidate may cost, over the base network.
+    """What every candidate may cost, relative to the base network.
 
     Attributes:
-        budget: what is counted. `"product"` is the paper's alpha * beta**2 * gamma**2, before
-            any rounding; `"multiply-adds"` and `"parameters"` are those of the finished
-            network, and `"latency"` that of its float LiteRT file for one image, measured
+        budget: kind of cost. `"product"` is the paper's alpha * beta**2 * gamma**2, before
+            any rounding; `"multiply-adds"` and `"parameters"` are those of the scaled
+            network, and `"latency"` is that of its float LiteRT file for one image, measured
             here in turns with the base's.
-        ratio: wanted over the base's.
-        tolerance: share of `ratio` that a candidate may be off.
-        step: of the grid, which begins at 1 in each dimension.
+        ratio: wanted cost over the base's, above 1 and at most 16.
+        tolerance: share of `ratio` by which a candidate may differ from it, in (0, 1).
+        step: of the grid, which begins at 1 in each dimension; from 0.01 to 1.
+
+    Raises:
+        InputError: if a value is out of its range.
     """
 
     budget: str = "product"
@@ -47,18 +56,20 @@ class Constraint:
 
     def __post_init__(self):
         """Refuses what cannot be searched."""
-        if self.budget not in BUDGETS:
-            raise InputError(f"budget={self.budget!r} must be one of {', '.join(BUDGETS)}.")
         for name, valid, accepted in (
+            ("budget", self.budget in BUDGETS, f"one of {', '.join(BUDGETS)}"),
             ("ratio", 1 < self.ratio <= 16, "above 1 and at most 16"),
             ("tolerance", 0 < self.tolerance < 1, "above 0 and below 1"),
             ("step", 0.01 <= self.step <= 1, "from 0.01 to 1"),
         ):
-            if not valid:
-                raise InputError(f"{name}={getattr(self, name)!r} must be {accepted}.")
+            require(valid, name, getattr(self, name), accepted)
 
     def grid(self) -> list[tuple[float, float, float]]:
-        """All alpha, beta, gamma on the grid that could meet the ratio, and the paper's."""
+        """Returns all alpha, beta, gamma on the grid that could meet the ratio, and the paper's.
+
+        Raises:
+            InputError: if the grid has more than a million points.
+        """
         end = self.ratio * (1 + self.tolerance) + 1e-9
 
         def axis(end: float) -> list[float]:
@@ -78,42 +89,42 @@ def search_candidates(
     """Lists the coefficients that meet a constraint, scaled at phi = 1.
 
     Args:
-        base: what is scaled.
-        constraint: that they meet; `Constraint()`, the paper's, if None.
+        base: network to scale.
+        constraint: what they may cost; `Constraint()`, the paper's, if None.
         classes: outputs of the classifier.
 
     Returns:
         A row for each: `alpha`, `beta`, `gamma`; `product`, alpha * beta**2 * gamma**2;
         `budget` and `budget_ratio`, the constrained cost over the base's; `image_size`,
-        `blocks`, `trainable`, `multiply_adds` of the finished network, and `ratio` of its
+        `blocks`, `trainable`, `multiply_adds` of the scaled network, and `ratio` of its
         multiply-adds to the base's.
 
     Raises:
         InputError: if the base is unknown or nothing meets the constraint.
     """
     constraint = constraint or Constraint()
-    base = scalable_networks.get_network(base)
-    base_cost = scalable_networks.network_cost(base, classes)
+    base = get_network(base)
+    base_cost = network_cost(base, classes)
     rows = []
     with _measure(constraint, base, classes) as measure:
         grid = constraint.grid()
         timed = constraint.budget == "latency"
         for alpha, beta, gamma in tqdm(grid, "Timing", disable=not timed, leave=False):
-            network = scaled_by(base, alpha, beta, gamma)
-            ratio = measure(network, alpha * beta**2 * gamma**2)
+            network, product = scale_network(base, alpha, beta, gamma), alpha * beta**2 * gamma**2
+            ratio = measure(network, product)
             if ratio is None or abs(ratio / constraint.ratio - 1) > constraint.tolerance + 1e-9:
                 continue
-            total = scalable_networks.network_cost(network, classes)
+            total = network_cost(network, classes)
             rows.append(
                 {
                     "alpha": alpha,
                     "beta": beta,
                     "gamma": gamma,
-                    "product": alpha * beta**2 * gamma**2,
+                    "product": product,
                     "budget": constraint.budget,
                     "budget_ratio": ratio,
                     "image_size": network.resolution,
-                    "blocks": total.blocks,
+                    "blocks": block_count(network),
                     "trainable": total.trainable,
                     "multiply_adds": total.multiply_adds,
                     "ratio": total.multiply_adds / base_cost.multiply_adds,
@@ -128,11 +139,6 @@ def search_candidates(
     return rows
 
 
-def scaled_by(base: ScalableNetwork, alpha: float, beta: float, gamma: float) -> ScalableNetwork:
-    """Scales a network at phi = 1."""
-    return scalable_networks.scale_network(base, alpha, beta, gamma)
-
-
 def search_coefficients(
     base: str | ScalableNetwork, candidates: list[dict[str, Any]], plan: "Plan"
 ) -> list[dict[str, Any]]:
@@ -141,25 +147,23 @@ def search_coefficients(
     Candidates that round to the same network are trained once.
 
     Args:
-        base: what is scaled.
+        base: network to scale.
         candidates: from `search_candidates`.
         plan: how they are trained.
 
     Returns:
-        The candidates with `rank` from 1 and `trials.summary`, best first; of equal ones the
-        cheaper first.
+        The candidates with `rank` from 1 and the fields of `summarize_trial`, the best first;
+        of equally accurate ones the cheaper first.
     """
     from keras_efficientnet.study.trials import Trial, run_trials, summarize_trial
 
-    base = scalable_networks.get_network(base)
+    base = get_network(base)
     names = ["{alpha:g}, {beta:g}, {gamma:g}".format(**row) for row in candidates]
-    results = run_trials(
-        [
-            Trial(name, scaled_by(base, row["alpha"], row["beta"], row["gamma"]))
-            for name, row in zip(names, candidates, strict=True)
-        ],
-        plan,
-    )
+    trials = [
+        Trial(name, scale_network(base, row["alpha"], row["beta"], row["gamma"]))
+        for name, row in zip(names, candidates, strict=True)
+    ]
+    results = run_trials(trials, plan)
     rows = [
         {**row, **summarize_trial(results, name)}
         for name, row in zip(names, candidates, strict=True)
@@ -172,9 +176,9 @@ def search_coefficients(
 def _measure(
     constraint: Constraint, base: ScalableNetwork, classes: int
 ) -> Iterator[Callable[[ScalableNetwork, float], float | None]]:
-    """Gives a function of a network and its product that tells its budget over the base's.
+    """Gives a function of a network and its product that returns its cost over the base's.
 
-    None stands for a network that need not be looked at.
+    It returns None for a network that is too far off to be measured.
     """
     if constraint.budget == "product":
         yield lambda network, product: product
@@ -183,12 +187,8 @@ def _measure(
             yield _Latency(constraint, base, classes, Path(folder))
     else:
         field = constraint.budget.replace("-", "_").replace("parameters", "trainable")
-        base_cost = getattr(scalable_networks.network_cost(base, classes), field)
-        yield (
-            lambda network, _: (
-                getattr(scalable_networks.network_cost(network, classes), field) / base_cost
-            )
-        )
+        base_cost = getattr(network_cost(base, classes), field)
+        yield lambda network, _: getattr(network_cost(network, classes), field) / base_cost
 
 
 class _Latency:
@@ -201,9 +201,9 @@ class _Latency:
 
     def __call__(self, network: ScalableNetwork, product: float) -> float | None:
         off = product / self.constraint.ratio
-        if not 1 / _WORTH_TIMING <= off <= _WORTH_TIMING:
+        if not 1 / _TIMED_WITHIN <= off <= _TIMED_WITHIN:
             return None
-        key = repr(scalable_networks.built_structure(network))
+        key = repr(built_structure(network))
         if key not in self.known:
             self.known[key] = self._ratio(network)
         return self.known[key]
@@ -220,8 +220,5 @@ class _Latency:
         from keras_efficientnet import deploy
 
         file = self.folder / f"{name}.tflite"
-        model = scalable_networks.build(network, self.classes, network.resolution)
-        names = tuple(str(index) for index in range(self.classes))
-        description = ModelDescription(network.name, names, network.resolution, 1.0)
-        deploy.export_tflite(model, file, description)
+        deploy.export_tflite(build(network, self.classes, network.resolution), file)
         return file

@@ -21,16 +21,20 @@ from filelock import FileLock, Timeout
 
 from keras_efficientnet.data.dataset import Dataset
 from keras_efficientnet.data.images import prepare
-from keras_efficientnet.errors import InputError
-from keras_efficientnet.files import atomic_write
+from keras_efficientnet.errors import InputError, require
 from keras_efficientnet.run import dtype_policy
-from keras_efficientnet.study import scalable_networks
-from keras_efficientnet.study.scalable_networks import ScalableNetwork
-from keras_efficientnet.training import Recipe, RunConfig, distribution, fit
+from keras_efficientnet.study.row_files import write_rows
+from keras_efficientnet.study.scalable_networks import (
+    ScalableNetwork,
+    build,
+    built_structure,
+    network_cost,
+)
+from keras_efficientnet.training import Recipe, RunConfig, distribution, fit, plan_stages
 
-# Held-out images that are in memory at once.
+# Held-out images in memory at once.
 EVALUATION_CHUNK = 1024
-# Columns of the results, and what to read them as.
+# Columns of a file of results, and their types.
 COLUMNS = {
     "trial": str,
     "data": str,
@@ -52,11 +56,14 @@ class Plan:
     """How the networks of a study are trained.
 
     Attributes:
-        data: on which; all its held-out images judge the last epoch.
-        recipe: how.
+        data: the training images, and the held-out images that give the accuracy.
+        recipe: how each network is trained, from random weights.
         results: CSV file that keeps every result.
         seeds: number of trainings of each network; the seeds are 0, 1, 2 and so on.
         run_config: how the machine is used.
+
+    Raises:
+        InputError: if `seeds` is below 1, or the recipe fine-tunes.
     """
 
     data: Dataset
@@ -67,8 +74,7 @@ class Plan:
 
     def __post_init__(self):
         """Refuses what cannot be trained."""
-        if self.seeds < 1:
-            raise InputError(f"seeds={self.seeds} must be at least 1.")
+        require(self.seeds >= 1, "seeds", self.seeds, "at least 1")
         if self.recipe.fine_tuning:
             raise InputError("A study trains from scratch; choose another recipe than finetune.")
 
@@ -80,12 +86,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Trial:
-    """A network that is to be trained.
+    """A network to train.
 
     Attributes:
-        name: its row in the tables.
-        network: what is trained, at its own resolution.
-        recipe: how, if not by the plan's.
+        name: of its row in the tables.
+        network: trained and evaluated at its own resolution.
+        recipe: how it is trained; by the plan's recipe if None.
     """
 
     name: str
@@ -97,21 +103,22 @@ def run_trials(trials: Sequence[Trial], plan: Plan) -> list[dict[str, Any]]:
     """Trains each network once for each seed, unless the file holds its result already.
 
     A seed fixes initial weights, order and augmentation, so that networks can be compared
-    seed by seed. The file is written anew, whole, after each training: a run that was ended in
-    any way goes on where it was when it is called again. Results of other studies in the same
-    file stay; two trials of one finished network share theirs.
+    seed by seed. The file is replaced after each training: an interrupted study continues where
+    it was when it is called again. Results of other studies in the same file stay; two trials
+    whose networks round to the same one share their results. A data set smaller than a batch is
+    one batch.
 
     Returns:
-        The results of these trials: for each a row of the file, as a map by `COLUMNS`:
-        `accuracy` is the share of the held-out images that was right after the last epoch,
-        `seconds` the time of training, and `settings` a digest of all that decides a result
-        but the seed.
+        A row of the file for each trial and seed, as a map by `COLUMNS`: `accuracy` is the
+        share of correct decisions on the held-out images after the last epoch, `seconds` the
+        time of training, and `settings` a digest of everything that decides a result, apart
+        from the seed.
 
     Raises:
-        InputError: if the file is no file of results, another study is writing to it, or a
+        InputError: if the file is not one of results, another study is writing to it, or a
             network cannot be trained.
     """
-    trials = [dataclasses.replace(trial, recipe=trial.recipe or plan.recipe) for trial in trials]
+    trials = [_with_recipe(trial, plan) for trial in trials]
     digests = [_settings(trial, plan) for trial in trials]
     found = []
     with _writing(plan.results):
@@ -124,20 +131,31 @@ def run_trials(trials: Sequence[Trial], plan: Plan) -> list[dict[str, Any]]:
                 if row is None:
                     name = f"{len(found) + 1}/{plan.seeds * len(trials)}: {trial.name}, seed {seed}"
                     print(name, file=sys.stderr)
-                    row = {**_train(trial, plan, seed), "settings": digest}
+                    row = {**train_once(trial, plan, seed), "settings": digest}
                     rows.append(row)
-                    _write_results(plan.results, rows)
+                    write_rows(plan.results, rows)
                     print(f"{name}: {100 * row['accuracy']:.1f} %", file=sys.stderr)
                 found.append({**row, "trial": trial.name})
     return found
 
 
+def _with_recipe(trial: Trial, plan: Plan) -> Trial:
+    recipe = trial.recipe or plan.recipe
+    # A set smaller than a batch would give no step at all.
+    batch_size = min(recipe.batch_size, len(plan.data.train))
+    return dataclasses.replace(trial, recipe=dataclasses.replace(recipe, batch_size=batch_size))
+
+
 def summarize_trial(rows: Sequence[dict[str, Any]], trial: str) -> dict[str, Any]:
-    """Sums up the results of one trial over its seeds.
+    """Summarizes the results of one trial over its seeds.
+
+    Args:
+        rows: from `run_trials`.
+        trial: its name.
 
     Returns:
-        `accuracies`, by seed; `accuracy`, their mean; `spread`, their standard deviation with
-        n - 1, None for a single one; `seconds`, the mean.
+        `accuracies`, by seed; `accuracy`, their mean; `spread`, their sample standard deviation
+        (over n - 1), None for a single seed; `seconds`, the mean.
     """
     rows = sorted((row for row in rows if row["trial"] == trial), key=lambda row: row["seed"])
     accuracies = [row["accuracy"] for row in rows]
@@ -150,7 +168,11 @@ def summarize_trial(rows: Sequence[dict[str, Any]], trial: str) -> dict[str, Any
 
 
 def accuracy_difference(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Compares two summaries seed by seed.
+    """Compares two trials seed by seed.
+
+    Args:
+        first: from `summarize_trial`.
+        second: likewise, with as many seeds.
 
     Returns:
         `differences`, the first's accuracy minus the second's for each seed; `mean`; and
@@ -163,15 +185,17 @@ def accuracy_difference(first: dict[str, Any], second: dict[str, Any]) -> dict[s
 
 
 def subset(data: Dataset, train_images: int | None, test_images: int | None) -> Dataset:
-    """Takes some of the images, the first of every class and of each as many.
+    """Returns a data set of some of the images: of every class the first, and equally many.
 
     Args:
-        data: where from.
-        train_images: about how many to learn from; None for all.
-        test_images: likewise held out.
+        data: the whole data set.
+        train_images: number of training images, rounded down to a multiple of the classes;
+            None for all.
+        test_images: likewise of held-out images.
 
     Raises:
-        InputError: if a number is below that of the classes, or the data come as a stream.
+        InputError: if a number is below that of the classes, or the images are a stream that
+            has no index.
     """
     return dataclasses.replace(
         data,
@@ -196,17 +220,23 @@ def _some(data: Dataset, examples: Any, count: int | None) -> Any:
     return examples.subset(np.sort(np.concatenate(chosen)))
 
 
-def _train(trial: Trial, plan: Plan, seed: int) -> dict[str, Any]:
-    """Trains one network and returns its row."""
+def train_once(trial: Trial, plan: Plan, seed: int) -> dict[str, Any]:
+    """Trains one network with one seed, and returns its row without `settings`.
+
+    Args:
+        trial: with a recipe.
+        plan: whose data and machine settings are used.
+        seed: of weights, order and augmentation.
+    """
     recipe, data, size = trial.recipe, plan.data, trial.network.resolution
     assert recipe
-    one_size = {stage.image_size for stage in recipe.plan(size)} == {size}
+    one_size = {stage.image_size for stage in plan_stages(recipe, size)} == {size}
     keras.utils.set_random_seed(seed)
     with (
         distribution.over_devices(plan.run_config.devices),
         dtype_policy(plan.run_config.precision),
     ):
-        model = scalable_networks.build(
+        model = build(
             trial.network,
             plan.classes,
             size if one_size else None,
@@ -217,7 +247,7 @@ def _train(trial: Trial, plan: Plan, seed: int) -> dict[str, Any]:
         fit(model, data, recipe, image_size=size, seed=seed, run_config=plan.run_config)
         seconds = time.perf_counter() - started
         accuracy = _accuracy(model, data, size)
-    cost = scalable_networks.network_cost(trial.network, plan.classes)
+    cost = network_cost(trial.network, plan.classes)
     row = {
         "trial": trial.name,
         "data": data.source,
@@ -237,21 +267,21 @@ def _train(trial: Trial, plan: Plan, seed: int) -> dict[str, Any]:
 
 
 def _accuracy(model: keras.Model, data: Dataset, size: int) -> float:
-    """Returns the share of all held-out images that a network gets right."""
-    right, remaining = 0, iter(data.test)
+    """Returns the share of correct decisions on all held-out images."""
+    correct, remaining = 0, iter(data.test)
     while chunk := list(islice(remaining, EVALUATION_CHUNK)):
         pixels = np.stack([prepare(image, size, data.crop_fraction) for image, _ in chunk])
         scores = model.predict(pixels, batch_size=64, verbose=0)
-        right += int(np.sum(scores.argmax(-1) == [label for _, label in chunk]))
-    return right / len(data.test)
+        correct += int(data.task.correct(scores, np.array([label for _, label in chunk])).sum())
+    return correct / len(data.test)
 
 
 def _settings(trial: Trial, plan: Plan) -> str:
-    """Returns a digest of all that decides a result but the seed."""
+    """Returns a digest of everything that decides a result, apart from the seed."""
     assert trial.recipe
     data, run_config = plan.data, plan.run_config
     settings = {
-        "network": scalable_networks.built_structure(trial.network),
+        "network": built_structure(trial.network),
         "recipe": dataclasses.asdict(trial.recipe),
         "data": [data.source, len(data.train), len(data.test), data.class_names],
         "precision": run_config.precision,
@@ -263,10 +293,13 @@ def _settings(trial: Trial, plan: Plan) -> str:
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """Reads a file of results; there are none where there is no file.
+    """Reads a file of results.
+
+    Returns:
+        A map by `COLUMNS` for each; none where there is no file.
 
     Raises:
-        InputError: if it is another file.
+        InputError: if it is another kind of file.
     """
     if not path.exists():
         return []
@@ -277,22 +310,12 @@ def read_results(path: Path) -> list[dict[str, Any]]:
                 return [{name: kind(row[name]) for name, kind in COLUMNS.items()} for row in reader]
     except (OSError, ValueError, TypeError):
         pass
-    raise InputError(f"{str(path)!r} is no file of study results; pass another --output.")
-
-
-def _write_results(path: Path, rows: list[dict[str, Any]]) -> None:
-    with (
-        atomic_write(path, overwrite=True) as whole,
-        whole.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, list(COLUMNS))
-        writer.writeheader()
-        writer.writerows(rows)
+    raise InputError(f"{str(path)!r} is not a file of study results; pass another --output.")
 
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Holds a file of results for one study alone."""
+    """Locks a file of results, so that one study at a time writes to it."""
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
