@@ -1,4 +1,4 @@
-"""Counts what any Keras network costs, to set it beside `ke.cost`."""
+"""Counts the multiply-adds of any Keras network."""
 
 import math
 
@@ -9,17 +9,17 @@ from keras_efficientnet.layers import SqueezeExcite
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Counts the multiply-adds of a network for one image, as `ke.cost` does.
+    """Counts the multiply-adds of a network for one image, by the rules of `ke.cost`.
 
     Convolutions, dense layers and this package's squeeze-and-excitation count; normalization,
-    activations and pooling are free.
+    activations and pooling do not.
 
     Args:
         model: a functional network, such as one of keras.applications, with a fixed input
             size.
 
     Raises:
-        InputError: if the size is free, or a layer multiplies in a way unknown here.
+        InputError: if the input size is not fixed, or a layer of another kind has a kernel.
     """
     total = 0
     for layer in model.layers:
@@ -34,7 +34,7 @@ def multiply_adds(model: keras.Model) -> int:
             places = _size(layer) // layer.filters
             kernels = (layer.depthwise_kernel, layer.pointwise_kernel)
             total += places * sum(math.prod(kernel.shape) for kernel in kernels)
-        elif isinstance(layer, SqueezeExcite):  # its two see one pixel
+        elif isinstance(layer, SqueezeExcite):  # two 1x1 convolutions of one pixel
             total += math.prod(layer.reduce.kernel.shape) + math.prod(layer.expand.kernel.shape)
         elif any(len(weight.shape) > 1 for weight in layer.weights):
             raise InputError(
@@ -45,7 +45,7 @@ def multiply_adds(model: keras.Model) -> int:
 
 
 def _size(layer) -> int:
-    """Values of a layer's output for one image."""
+    """Returns the number of values of a layer's output for one image."""
     shape = layer.output.shape[1:]
     if None in shape:
         raise InputError(
