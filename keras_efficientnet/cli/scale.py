@@ -1,12 +1,13 @@
 """`keras-efficientnet scale`: the paper's experiments."""
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
+from keras_efficientnet import scaling
 from keras_efficientnet.cli.common import (
     DATA_HELP,
     data_options,
@@ -23,6 +24,7 @@ from keras_efficientnet.cli.rows import (
     print_rows,
     print_sources,
 )
+from keras_efficientnet.cli.train import grouped, recipe_options
 
 # What --small stands for: minutes on two cores. The recipe takes few, large steps.
 SMALL_BASE = "tiny"
@@ -31,7 +33,7 @@ SMALL_SEEDS = 2
 SMALL_RECIPE = {
     "epochs": 3,
     "batch_size": 32,
-    "base_learning_rate": 0.024,
+    "learning_rate": 0.003,
     "batch_norm_momentum": 0.9,
 }
 
@@ -46,99 +48,83 @@ base_option = click.option(
     help="Network to scale: a variant, MobileNetV1, MobileNetV2, ResNet50, or tiny, a B0 for "
     "images of 32 px. [default: B0, with --small tiny]",
 )
-
-
-def growth_options(command: Callable) -> Callable:
-    """Adds `--alpha`, `--beta` and `--gamma`, by default the paper's, as one `growths`."""
-    from keras_efficientnet import scaling
-
-    @wraps(command)
-    def with_growths(alpha, beta, gamma, **options):
-        return command(growths={"alpha": alpha, "beta": beta, "gamma": gamma}, **options)
-
-    for name, default, what in (
-        ("gamma", scaling.GAMMA, "resolution"),
-        ("beta", scaling.BETA, "width"),
-        ("alpha", scaling.ALPHA, "depth"),
-    ):
-        with_growths = click.option(
+growth_options = grouped(
+    "growths",
+    *(
+        click.option(
             f"--{name}",
             type=float,
             default=default,
             show_default=True,
             help=f"Growth of {what} for one unit of phi.",
-        )(with_growths)
-    return with_growths
+        )
+        for name, default, what in (
+            ("alpha", scaling.ALPHA, "depth"),
+            ("beta", scaling.BETA, "width"),
+            ("gamma", scaling.GAMMA, "resolution"),
+        )
+    ),
+)
+trials_options = grouped(
+    "trials",
+    click.option("--seeds", type=int, help="Trainings of each network. [default: 3]"),
+    click.option("--train-images", type=int, help="Train on this many, equally many of a class."),
+    click.option("--test-images", type=int, help="Evaluate on this many, likewise."),
+    click.option("--precision", default="float32", show_default=True),
+    click.option("--devices", type=int, help="Devices that share each batch. [default: all GPUs]"),
+    click.option(
+        "--output",
+        type=click.Path(path_type=Path),
+        help="CSV file that keeps each result as it comes; what is in it is not trained again. "
+        "[default: saved_models/study-DATA.csv]",
+    ),
+    click.option("--overwrite", is_flag=True, help="Delete earlier results in that file."),
+    click.option(
+        "--small",
+        is_flag=True,
+        help="Minutes on two cores: the tiny network, digits, few epochs, two seeds.",
+    ),
+)
 
 
 def plan_options(command: Callable) -> Callable:
     """Adds what is trained on and how, as one argument `make_plan`, None without data."""
 
     @data_options("--data", f"{DATA_HELP} Without it nothing is trained.")
-    @click.option("--recipe", "recipe_name", default="small", show_default=True)
-    @click.option("--epochs", type=int, help="[default: the recipe's]")
-    @click.option("--batch-size", type=int, help="[default: the recipe's]")
-    @click.option(
-        "--set",
-        "settings",
-        metavar="NAME=VALUE",
-        multiple=True,
-        help="Any other value of the recipe, such as dropout_rate=0; repeatable.",
-    )
-    @click.option("--seeds", type=int, help="Trainings of each network. [default: 3]")
-    @click.option("--train-images", type=int, help="Train on this many only, as many per class.")
-    @click.option("--test-images", type=int, help="Evaluate on this many only.")
-    @click.option("--precision", default="float32", show_default=True)
-    @click.option("--devices", type=int, help="Devices that share each batch. [default: all GPUs]")
-    @click.option(
-        "--output",
-        "results",
-        type=click.Path(path_type=Path),
-        help="CSV file that keeps each result as it comes; what is in it is not trained again. "
-        "[default: saved_models/study-DATA.csv]",
-    )
-    @click.option("--overwrite", is_flag=True, help="Delete earlier results in that file.")
-    @click.option(
-        "--small",
-        is_flag=True,
-        help="Minutes on two cores: the tiny network, digits, few epochs, two seeds.",
-    )
+    @recipe_options
+    @trials_options
     @wraps(command)
-    def with_plan(load_data, small, base, **options):
+    def with_plan(load_data, recipe, trials, base, **options):
         from keras_efficientnet.study import get_network
 
-        names = ("recipe_name", "epochs", "batch_size", "settings", "seeds", "train_images")
-        names += ("test_images", "precision", "devices", "results", "overwrite")
-        asked = {name: options.pop(name) for name in names} | {"small": small}
-        base = base or (SMALL_BASE if small else "B0")
+        base = base or (SMALL_BASE if trials["small"] else "B0")
         get_network(base)  # an unknown name is refused before TensorFlow is loaded
-        make_plan = (lambda: _plan(load_data, asked)) if load_data or small else None
+        make_plan = None
+        if load_data or trials["small"]:
+            make_plan = partial(_plan, load_data, recipe, **trials)
         return command(base=base, make_plan=make_plan, **options)
 
     return with_plan
 
 
-def _plan(load_data: Callable | None, asked: dict[str, Any]):
+def _plan(load_data: Callable | None, recipe: dict[str, Any], *, small: bool, **trials: Any):
     """Makes of the options of `plan_options` a `study.Plan`."""
-    overrides: dict[str, Any] = dict(SMALL_RECIPE) if asked["small"] else {}
-    overrides |= {n: asked[n] for n in ("epochs", "batch_size") if asked[n] is not None}
-    overrides |= dict(setting(text) for text in asked["settings"])
+    name, settings = recipe.pop("name"), dict(map(setting, recipe.pop("settings")))
+    given = {option: value for option, value in recipe.items() if value is not None}
     import_tensorflow()
-    from keras_efficientnet.data import load
+    from keras_efficientnet import data, study, training
     from keras_efficientnet.run import OUTPUT_ROOT
-    from keras_efficientnet.study import Plan, subset
-    from keras_efficientnet.training import RunConfig, recipe
 
-    chosen = recipe(asked["recipe_name"], **overrides)
-    run_config = RunConfig(precision=asked["precision"], devices=asked["devices"])
-    data = load_data() if load_data else load(SMALL_DATA)
-    data = subset(data, asked["train_images"], asked["test_images"])
-    seeds = asked["seeds"]
+    chosen = training.recipe(name, **{**(SMALL_RECIPE if small else {}), **given, **settings})
+    config = training.RunConfig(precision=trials["precision"], devices=trials["devices"])
+    images = load_data() if load_data else data.load(SMALL_DATA)
+    images = study.subset(images, trials["train_images"], trials["test_images"])
+    seeds = trials["seeds"]
     if seeds is None:
-        seeds = SMALL_SEEDS if asked["small"] else Plan.seeds
-    results = asked["results"] or OUTPUT_ROOT / f"study-{data.name}.csv"
-    plan = Plan(data, chosen, results, seeds, run_config)
-    if asked["overwrite"]:
+        seeds = SMALL_SEEDS if small else study.Plan.seeds
+    results = trials["output"] or OUTPUT_ROOT / f"study-{images.name}.csv"
+    plan = study.Plan(images, chosen, results, seeds, config)
+    if trials["overwrite"]:
         results.unlink(missing_ok=True)
     return plan
 
