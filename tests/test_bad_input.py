@@ -169,7 +169,8 @@ def test_pipes_links_and_loops_in_class_folders(tmp_path):
     (root / "b" / "zero.png").symlink_to("/dev/zero")
     data = sources.load(f"folder:{root}")
     assert len(data.train) + len(data.test) == 4
-    assert {Path(each.path).name for each in data.left_out} == {"pipe.jpg", "self.png", "zero.png"}
+    left_out = {Path(each.path).name for each in data.left_out}
+    assert left_out == {"up", "pipe.jpg", "self.png", "zero.png"}
     with pytest.raises(InputError, match="is a pipe"):
         images.read(root / "a" / "pipe.jpg")
 
@@ -232,7 +233,7 @@ def test_descriptions_that_attack(tmp_path):
         with zipfile.ZipFile(path, "w", compression) as archive:
             archive.writestr("keras_efficientnet.json", text)
         path.write_bytes(change(path.read_bytes()))
-        assert_refused(lambda: read_description(path), "description inside .* is damaged")
+        assert_refused(lambda: read_description(path), "own description is damaged")
 
     refused("[" * 100_000)
     refused(" " * 2**27 + good, zipfile.ZIP_DEFLATED)

@@ -50,6 +50,8 @@ def folder(tmp_path_factory):
     (root / "tief" / "broken.jpg").write_bytes((root / "b.jpg").read_bytes()[:100])
     (root / "notes.txt").write_text("no image")
     (root / ".hidden.jpg").write_bytes(b"")
+    (root / "tief" / "@eaDir").mkdir()
+    (root / "tief" / "@eaDir" / "thumbnail.png").write_bytes(b"")
     return root
 
 
@@ -61,7 +63,9 @@ def test_a_folder_into_csv(command, lite, folder, tmp_path):
     code, out, err = command("predict", lite, folder, "--output", output, "--top", 2)
     assert code == 0, err
     assert out == f"Written to {output}: 4 images.\n"
-    skipped, count = err.splitlines()
+    hidden, others, skipped, count = err.splitlines()
+    assert hidden == "Ignored 2 hidden or system files and folders."
+    assert others == "Ignored files with other suffixes than images: .txt 1."
     assert skipped.startswith(f"Skipped: {folder / 'tief' / 'broken.jpg'} cannot be decoded")
     assert count == "1 of 5 files were skipped."
     with output.open(encoding="utf-8", newline="") as file:
@@ -121,8 +125,8 @@ def test_bad_arguments_are_one_sentence(command, lite, folder, tmp_path):
     for arguments, message in (
         ([lite, photo, "--output", tmp_path / "results.txt"], "must end in .csv or .jsonl"),
         ([lite, photo, "--output", tmp_path / "there.csv"], "--overwrite"),
-        ([lite, tmp_path / "empty"], "empty holds no image files; .bmp, .gif"),
-        ([lite, tmp_path / "*.jpg"], "*.jpg holds no image files"),
+        ([lite, tmp_path / "empty"], "empty has no image files; .jpg, .jpeg"),
+        ([lite, tmp_path / "*.jpg"], "*.jpg has no image files"),
         ([tmp_path / "none.tflite", photo], "does not exist"),
         ([lite, photo, "--top", 0], "--top"),
         ([lite, photo, "--workers", 0], "--workers"),

@@ -1,5 +1,6 @@
 import os
 import struct
+import unicodedata
 import zlib
 from typing import Any
 
@@ -39,8 +40,8 @@ def break_nothing(root):
 
 
 def break_class(root):
-    write_classes(root)
     (root / "green").mkdir()
+    Image.new("RGB", (8, 8)).save(root / "loose.png")
 
 
 def break_all_of_a_class(root):
@@ -69,7 +70,7 @@ def break_names(root):
     [
         (break_nothing, "does not exist"),
         (lambda root: None, "at least two classes; it has 0"),
-        (break_class, "green' has no images"),
+        (break_class, "it has 0; .*photos has 1 images outside of class folders, without labels"),
         (break_all_of_a_class, "Class 'red' of .* has no image that can be read; .*0.png is not"),
         (break_count, "'blue' has only one image"),
         (break_all_but_one, "'red' has only one image"),
@@ -216,7 +217,7 @@ def test_csv_as_spreadsheets_write_it(tmp_path):
     assert len(data.train) + len(data.test) == 10
 
 
-@pytest.mark.parametrize("held_out", ["val", "test", "validation"])
+@pytest.mark.parametrize("held_out", ["val", "test", "Validation", "test_set"])
 def test_csv_with_splits_keeps_them(tmp_path, held_out):
     write_classes(tmp_path)
     lines = [f"{row},{held_out if '4.png' in row else 'train'}" for row in rows()]
@@ -260,14 +261,18 @@ def test_files_that_a_csv_file_names_wrongly_are_left_out(tmp_path):
         ("path,label\na.png,red,3\n", "line 2, must have .* no more values"),
         ("path,label\na.png,red\nb.png,red\na.png,blue\n", "a.png' on lines 2 and 4"),
         ('path,label\na.png,"red\nb.png,red\n', "line 3, cannot be read"),
-        ("path,label,split\na.png,red,dev\n", "line 2: split 'dev' must be one of train"),
-        ("path,label,split\na.png,red,\n", "line 2: split '' must be one of train"),
+        ("path,label,split\na.png,red,left\n", "line 2: split 'left' must be train, val or test"),
+        ("path,label,split\na.png,red,\n", "line 2: split '' must be train, val or test"),
         ("path,label,split\na.png,red,val\nb.png,blue,val\n", "training images .* names 0"),
         (
             "path,label,split\na,red,train\nb,blue,train\nc,green,val\n",
             "Class 'green' .* has no training images",
         ),
-        ("path,label\na.png,red\nb.png,blue\n", "Class 'blue' .* no image that can be read"),
+        ("path,label\na.png,red\nb.png,blue\n", "Class 'red' has only one image"),
+        (
+            "path,label\na.png,red\nb.png,red\nc.png,blue\nd.png,blue\n",
+            "Class 'blue' .* no image that can be read",
+        ),
     ],
 )
 def test_unusable_csv_files_are_refused_in_a_sentence(tmp_path, text, message):
@@ -282,3 +287,34 @@ def test_csv_files_that_cannot_be_read_are_named(tmp_path):
         sources.load(write_csv(tmp_path, "path,label\nä.png,red\n", "latin-1"))
     with pytest.raises(InputError, match="cannot be read: Is a directory"):
         sources.load(f"csv:{tmp_path}")
+
+
+def test_csv_rows_that_repeat_a_file_count_once(tmp_path):
+    write_classes(tmp_path)
+    again = [f"./red/../red/0.png,red\n{tmp_path}/red/1.png,red"]
+    data: Any = sources.load(write_csv(tmp_path, "path,label\n" + "\n".join([*rows(), *again])))
+    assert len(data.train) + len(data.test) == 10
+    assert data.summary.notes == ("Ignored 2 rows that repeat another row.",)
+
+
+def test_csv_with_three_splits_names_the_rows_that_are_not_used(tmp_path):
+    write_classes(tmp_path)
+    splits = {"0": "TRAIN", "1": "training", "2": "dev", "3": "dev", "4": "test"}
+    lines = [f"{row},{splits[row.split('.')[0][-1]]}" for row in rows()]
+    data: Any = sources.load(write_csv(tmp_path, "path,label,split\n" + "\n".join(lines)))
+    assert data.summary.images == {"train": 4, "test": 4}
+    (left_out,) = data.left_out
+    assert left_out.reason == "has 2 rows marked test; those marked val are held out."
+
+
+def test_class_names_are_composed_in_both_sources(tmp_path):
+    decomposed, composed = (unicodedata.normalize(form, "café") for form in ("NFD", "NFC"))
+    for name in (decomposed, "thé"):
+        (tmp_path / name).mkdir()
+        for index in range(3):
+            Image.new("RGB", (8, 8)).save(tmp_path / name / f"{index}.png")
+    assert sources.load(f"folder:{tmp_path}").class_names == (composed, "thé")
+    lines = [f"{decomposed}/0.png,{decomposed}", f"{decomposed}/1.png,{composed}"]
+    lines += [f"thé/{index}.png,thé" for index in range(3)]
+    source = write_csv(tmp_path, "path,label\n" + "\n".join(lines))
+    assert sources.load(source).class_names == (composed, "thé")

@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 
 from keras_efficientnet import InputError
 from keras_efficientnet.data import sources
-from keras_efficientnet.data.dataset import stratified_split
+from keras_efficientnet.data.splits import stratified_split
 
 
 def test_digits_are_split_once_and_for_all():

@@ -31,13 +31,22 @@ def data_options(flag: str, help_text: str, **settings: Any) -> Callable:
             is_flag=True,
             help="Fail on an image that cannot be decoded, rather than leave it out.",
         )
+        @click.option(
+            "--classes-are-folders",
+            is_flag=True,
+            help="With folder: folders called train, test and the like are classes too.",
+        )
         @wraps(command)
-        def with_data(source, train_split, test_split, strict_data, **options):
+        def with_data(source, train_split, test_split, strict_data, classes_are_folders, **options):
             def load_data():
                 from keras_efficientnet.data import sources
 
                 data = sources.load(
-                    source, train_split=train_split, test_split=test_split, strict=strict_data
+                    source,
+                    train_split=train_split,
+                    test_split=test_split,
+                    strict=strict_data,
+                    classes_are_folders=classes_are_folders,
                 )
                 click.echo(data.summary.describe(), err=True)
                 return data

@@ -97,26 +97,23 @@ def predict(model, paths, top, output, pictures, overwrite, workers, as_json):
 
 def _image_files(paths: Iterable[str]) -> Iterator[str]:
     """Files as given, and the images that folders and patterns stand for, sorted."""
-    from keras_efficientnet.data.image_files import IMAGE_SUFFIXES
+    from keras_efficientnet.data.folders import Walk
+    from keras_efficientnet.data.images import SUFFIXES
 
-    for path in paths:
+    for path in map(os.path.expanduser, paths):
+        walk = Walk()
         if os.path.isdir(path):
-            found = (
-                os.path.join(folder, name)
-                for folder, _, names in os.walk(path)
-                for name in names
-                if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
-            )
+            files = list(map(str, walk.images(path)))
         elif glob.has_magic(path) and not os.path.exists(path):
-            found = (name for name in glob.iglob(path, recursive=True) if os.path.isfile(name))
+            files = sorted(filter(os.path.isfile, glob.iglob(path, recursive=True)))
         else:
             yield path
             continue
-        files = sorted(found)
+        lines = [f"Left out {each.path}: {each.reason}" for each in walk.unreadable + walk.left_out]
+        for line in [*lines, *walk.notes()]:
+            click.echo(line, err=True)
         if not files:
-            raise InputError(
-                f"{path} holds no image files; {', '.join(sorted(IMAGE_SUFFIXES))} files are read."
-            )
+            raise InputError(f"{path} has no image files; {', '.join(SUFFIXES)} files are read.")
         yield from files
 
 

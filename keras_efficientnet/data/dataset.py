@@ -18,11 +18,6 @@ from keras_efficientnet.data.threads import in_threads
 from keras_efficientnet.errors import InputError, RunError
 from keras_efficientnet.task import SINGLE_LABEL, Task
 
-HELD_OUT_FRACTION = 0.2
-HELD_OUT = f"{HELD_OUT_FRACTION * 100:.0f} % of each class held out"
-# Names that splits go by, the preferred ones first.
-TRAIN_NAMES = ("train", "training")
-TEST_NAMES = ("val", "valid", "validation", "test")
 # Entries of one list that a description shows.
 MAX_LISTED = 20
 MEMORY_BYTES = 2**30
@@ -160,11 +155,6 @@ class Dataset:
     split: str = "as given"
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
-
-    @property
-    def skipped(self) -> tuple[tuple[str, str], ...]:
-        """The former form of `left_out`."""
-        return tuple((each.path, each.reason) for each in self.left_out)
 
     @property
     def summary(self) -> ReadingSummary:
@@ -362,20 +352,6 @@ class FileExamples:
             return content, orientation, label
 
         return at
-
-
-def stratified_split(labels: Any, test_count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the indices of training and held-out images, each in ascending order.
-
-    Each class is held out in proportion. The split depends only on the labels, so that runs
-    with different seeds can be compared.
-    """
-    from sklearn.model_selection import train_test_split
-
-    train, test = train_test_split(
-        np.arange(len(labels)), test_size=test_count, stratify=labels, random_state=0
-    )
-    return np.sort(train), np.sort(test)
 
 
 def slug(name: str) -> str:

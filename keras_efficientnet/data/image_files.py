@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,131 +12,98 @@ from PIL import Image
 from tqdm import tqdm
 
 from keras_efficientnet.data import images
-from keras_efficientnet.data.dataset import (
+from keras_efficientnet.data.dataset import Dataset, FileExamples, ImageFile, LeftOut, slug
+from keras_efficientnet.data.folders import Listing, Walk, class_name, read_splits
+from keras_efficientnet.data.splits import (
+    ACCEPTED,
     HELD_OUT,
     HELD_OUT_FRACTION,
-    TEST_NAMES,
-    TRAIN_NAMES,
-    Dataset,
-    FileExamples,
-    ImageFile,
-    LeftOut,
-    slug,
+    split_of,
     stratified_split,
 )
 from keras_efficientnet.data.threads import in_threads
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.files import is_text
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp"}
 ORIENTATION_TAG = 0x0112
 
-Listing = dict[str, list[Path]]
-"""The files of each class."""
 
+def from_folder(root: Path, strict: bool = False, classes_are_folders: bool = False) -> Dataset:
+    """Opens a folder that has one folder of images for each class.
 
-def from_folder(root: Path, strict: bool = False) -> Dataset:
-    """Opens a folder that holds one folder of images for each class.
-
-    Where it holds `train` and `val` (or `test`) instead, these hold the class folders.
-    Else a fifth of each class is held out.
+    If it has folders of splits instead, such as `train` and `val` (see `splits.split_of`),
+    these have the class folders. Without a held-out split, a fifth of each class is held out.
 
     Args:
         root: of all.
         strict: see `sources.load`.
+        classes_are_folders: see `sources.load`.
 
     Raises:
-        InputError: as `sources.load` does.
+        InputError: see `sources.load`.
     """
     if not root.is_dir():
         raise InputError(f"Data folder {str(root)!r} does not exist.")
-    train_root = _first_folder(root, TRAIN_NAMES)
-    test_root = _first_folder(root, TEST_NAMES) if train_root else None
-    train = _class_folders(train_root or root)
+    walk = Walk()
+    train, test, split = read_splits(root, walk, classes_are_folders)
     if len(train) < 2:
+        reasons = "".join(f"; {each.path} {each.reason.rstrip('.')}" for each in walk.left_out[:1])
         raise InputError(
-            f"Data folder {str(train_root or root)!r} must hold one folder of images for each of "
-            f"at least two classes; it has {len(train)}."
+            f"Data folder {str(root)!r} must have one folder of images for each of at least two "
+            f"classes; it has {len(train)}{reasons}."
         )
-    test, split = None, HELD_OUT
-    if train_root and test_root:
-        test, split = _class_folders(test_root), f"folders {train_root.name} and {test_root.name}"
-    return _from_listings(f"folder:{root}", root.resolve().name, train, test, split, strict)
+    return _from_listings(f"folder:{root}", root.resolve().name, (train, test), split, walk, strict)
 
 
 def from_csv(file: Path, strict: bool = False) -> Dataset:
     """Opens a CSV file that names images and their classes.
 
     It has a header with the columns `path` and `label`, in any order and beside others.
-    Relative paths begin at the file's own folder. A column `split` may say `train` or
-    `val` (or `test`); without it, or where all rows say `train`, a fifth of each class is
-    held out.
+    Relative paths begin at the file's own folder. A column `split` may say `train`, `val` or
+    `test`, in any usual spelling; without it, or if all rows say `train`, a fifth of each
+    class is held out.
 
     Args:
         file: in UTF-8.
         strict: see `sources.load`.
 
     Raises:
-        InputError: as `sources.load` does; for a bad row, with the number of its line.
+        InputError: see `sources.load`; of a bad row, with the number of its line.
     """
+    walk = Walk()
     listings: dict[str, Listing] = {}
-    lines: dict[Path, int] = {}
+    lines: dict[str, tuple[int, str, str]] = {}
+    again = 0
     for line, path, label, split in _rows(file):
-        if path in lines:
+        first, *before = lines.setdefault(os.path.abspath(path), (line, label, split))
+        if first == line:
+            listings.setdefault(split, {}).setdefault(label, []).append(path)
+        elif before == [label, split]:
+            again += 1
+        else:
             raise InputError(
-                f"CSV file {str(file)!r} names {str(path)!r} on lines {lines[path]} and {line}; "
-                "an image can have one row only."
+                f"CSV file {str(file)!r} names {str(path)!r} on lines {first} and {line} with "
+                "another label or split; an image can have one only."
             )
-        lines[path] = line
-        listings.setdefault(split, {}).setdefault(label, []).append(path)
-    train = next((listings[name] for name in TRAIN_NAMES if name in listings), {})
+    if again:
+        walk.remarks.append(f"Ignored {again} rows that repeat another row.")
+    train = listings.get("train", {})
     if len(train) < 2:
         raise InputError(
             f"CSV file {str(file)!r} must name training images of at least two classes; it names "
             f"{len(train)}."
         )
-    test = next((listings[name] for name in TEST_NAMES if name in listings), None)
-    split = f"rows marked {' and '.join(sorted(listings))}" if test else HELD_OUT
-    return _from_listings(f"csv:{file}", file.stem, train, test, split, strict)
-
-
-def _first_folder(root: Path, names: tuple[str, ...]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
-
-
-def _class_folders(root: Path) -> Listing:
-    try:
-        folders = [
-            entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-        ]
-    except OSError as error:
-        raise InputError(f"Data folder {str(root)!r} cannot be read: {error.strerror}.") from error
-    listing = {}
-    for folder in folders:
-        if not is_text(folder.name):
-            raise InputError(
-                f"Class folder {str(folder)!r} has a name that is not text in UTF-8; rename it."
-            )
-        listing[folder.name] = sorted(
-            path
-            for path in folder.rglob("*")
-            # A link to nowhere is no folder, and is reported with the unreadable files.
-            if path.suffix.lower() in IMAGE_SUFFIXES
-            and not path.name.startswith(".")
-            and not path.is_dir()
-        )
-        if not listing[folder.name]:
-            raise InputError(
-                f"Class folder {str(folder)!r} has no images; "
-                f"{', '.join(sorted(IMAGE_SUFFIXES))} files are read."
-            )
-    return listing
+    test, split = None, HELD_OUT
+    if held_out := [name for name in ("val", "test") if name in listings]:
+        test, split = listings[held_out[0]], f"rows marked train and {held_out[0]}"
+    for name in held_out[1:]:
+        rows = sum(map(len, listings[name].values()))
+        walk.leave_out(file, f"has {rows} rows marked {name}; those marked val are held out.")
+    return _from_listings(f"csv:{file}", file.stem, (train, test), split, walk, strict)
 
 
 def _rows(file: Path) -> Iterator[tuple[int, Path, str, str]]:
     """Yields the number of the line, the path, the label and the split of each row."""
     name = f"CSV file {str(file)!r}"
-    splits = TRAIN_NAMES + TEST_NAMES
     try:
         text = file.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark first
     except OSError as error:
@@ -159,21 +127,26 @@ def _rows(file: Path) -> Iterator[tuple[int, Path, str, str]]:
                     f"{name}, line {reader.line_num}, must have a path, a label and no more "
                     "values than the first line."
                 )
-            if split not in splits:
+            if not (usual := split_of(split)):
                 raise InputError(
-                    f"{name}, line {reader.line_num}: split {split!r} must be one of "
-                    f"{', '.join(splits)}."
+                    f"{name}, line {reader.line_num}: split {split!r} must be {ACCEPTED}."
                 )
-            yield reader.line_num, file.parent / path, label, split
+            yield reader.line_num, file.parent / path, class_name(label), usual
     except csv.Error as error:
         line = reader.reader.line_num
         raise InputError(f"{name}, line {line}, cannot be read: {error}.") from None
 
 
 def _from_listings(
-    source: str, name: str, train: Listing, test: Listing | None, split: str, strict: bool
+    source: str,
+    name: str,
+    listings: tuple[Listing, Listing | None],
+    split: str,
+    walk: Walk,
+    strict: bool,
 ) -> Dataset:
     """Makes a data set of files that may be unreadable."""
+    train, test = listings
     # Classes that are called by numbers keep the order of the numbers.
     in_order = int if all(label.isdecimal() for label in train) else None
     class_names = tuple(sorted(train, key=in_order))
@@ -181,15 +154,17 @@ def _from_listings(
         raise InputError(
             f"Class {unknown[0]!r} of the held-out images of {source!r} has no training images."
         )
+    if test is None:
+        _require_two({label: len(paths) for label, paths in train.items()})
     paths = [path for listing in (train, test or {}) for part in listing.values() for path in part]
     checked = dict(zip(paths, _checked(source, paths), strict=True))
-    left_out = tuple(
+    unusable = walk.unreadable + [
         LeftOut(str(path), bad) for path, bad in checked.items() if isinstance(bad, str)
-    )
-    if left_out and strict:
+    ]
+    if unusable and strict:
         raise InputError(
-            f"{len(left_out)} of {len(paths)} images of {source!r} cannot be used; the first: "
-            f"{left_out[0].path} {left_out[0].reason}"
+            f"{len(unusable)} of {len(paths)} images of {source!r} cannot be used; the first: "
+            f"{unusable[0].path} {unusable[0].reason}"
         )
     readable, held_out = (
         _examples(source, class_names, listing, checked) for listing in (train, test or {})
@@ -205,7 +180,8 @@ def _from_listings(
         crop_fraction=images.PHOTO_CROP_FRACTION,
         mirror=True,
         split=split,
-        left_out=left_out,
+        left_out=(*walk.left_out, *unusable),
+        notes=walk.notes(),
     )
 
 
@@ -250,11 +226,16 @@ def _hold_out(
     examples: FileExamples, class_names: tuple[str, ...]
 ) -> tuple[FileExamples, FileExamples]:
     counts = np.bincount(examples.labels, minlength=len(class_names))
-    if counts.min() < 2:
-        raise InputError(
-            f"Class {class_names[counts.argmin()]!r} has only one image; at least two are needed, "
-            "one of them to be held out."
-        )
+    _require_two(dict(zip(class_names, counts.tolist(), strict=True)))
     test_count = max(len(class_names), math.ceil(HELD_OUT_FRACTION * len(examples)))
     train, test = stratified_split(examples.labels, test_count)
     return examples.subset(train), examples.subset(test)
+
+
+def _require_two(counts: dict[str, int]) -> None:
+    for name, count in counts.items():
+        if count < 2:
+            raise InputError(
+                f"Class {name!r} has only one image; at least two are needed, one of them to be "
+                "held out."
+            )

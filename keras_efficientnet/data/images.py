@@ -10,7 +10,7 @@ import stat
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from keras_efficientnet.errors import InputError, reason
 
@@ -18,7 +18,20 @@ from keras_efficientnet.errors import InputError, reason
 PHOTO_CROP_FRACTION = 0.875
 # Pillow has about forty more decoders. That of EPS starts another program, and rarely used
 # ones are rarely tested against malicious files.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
+_SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif",),
+}
+# Pillow can be built without its codec.
+FORMATS = tuple(name for name in _SUFFIXES if name != "AVIF" or features.check_module("avif"))
+"""Formats of the files that are read, by Pillow's names."""
+SUFFIXES = tuple(suffix for name in FORMATS for suffix in _SUFFIXES[name])
+"""Suffixes, in lower case, of the files that are taken for images in a folder."""
 
 
 def read(source: Any) -> Image.Image:
@@ -41,7 +54,7 @@ def read(source: Any) -> Image.Image:
         if not isinstance(source, bytes) and stat.S_ISFIFO(os.stat(source).st_mode):
             raise InputError(f"{name} is a pipe; an image file is needed.")
         content = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(content, formats=_FORMATS) as image:
+        with Image.open(content, formats=FORMATS) as image:
             return _to_rgb(image)
     except InputError:
         raise
@@ -51,7 +64,7 @@ def read(source: Any) -> Image.Image:
         raise InputError(f"{name} is a folder; an image file is needed.") from None
     except UnidentifiedImageError:
         raise InputError(
-            f"{name} is not an image that can be read; JPEG, PNG, BMP, GIF and WebP files can."
+            f"{name} is not an image that can be read; {', '.join(FORMATS)} files can."
         ) from None
     except Image.DecompressionBombError:
         raise InputError(f"{name} has too many pixels to be decoded safely.") from None

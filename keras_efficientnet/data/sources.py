@@ -1,18 +1,14 @@
 """Data sets by name: `digits`, `folder:DIR`, `csv:FILE` and `tfds:NAME`."""
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 
 from keras_efficientnet.data import image_files, images, tfds
-from keras_efficientnet.data.dataset import (
-    HELD_OUT,
-    HELD_OUT_FRACTION,
-    ArrayExamples,
-    Dataset,
-    stratified_split,
-)
+from keras_efficientnet.data.dataset import ArrayExamples, Dataset
+from keras_efficientnet.data.splits import HELD_OUT, HELD_OUT_FRACTION, stratified_split
 from keras_efficientnet.errors import InputError
 
 # At 32 pixels, the last stages would have one pixel and batch normalization few samples.
@@ -25,6 +21,7 @@ def load(
     train_split: str | None = None,
     test_split: str | None = None,
     strict: bool = False,
+    classes_are_folders: bool = False,
 ) -> Dataset:
     """Opens a data set.
 
@@ -34,6 +31,8 @@ def load(
         test_split: likewise for the held-out images.
         strict: refuse a folder or CSV file with images that cannot be decoded, instead of
             leaving them out and naming them in `Dataset.left_out`.
+        classes_are_folders: with `folder:`, take folders called train, test and the like for
+            classes.
 
     Raises:
         InputError: if the source is unknown, missing or empty, or has no image of a class
@@ -42,12 +41,15 @@ def load(
     kind, _, rest = source.partition(":")
     if kind != "tfds" and (train_split or test_split):
         raise InputError(f"Split names go with tfds:NAME data, not with {source!r}.")
+    if classes_are_folders and kind != "folder":
+        raise InputError(f"--classes-are-folders goes with folder:DIR data, not with {source!r}.")
+    path = Path(os.path.expanduser(rest))
     if source == "digits":
         return _digits()
     if kind == "folder" and rest:
-        return image_files.from_folder(Path(rest), strict)
+        return image_files.from_folder(path, strict, classes_are_folders)
     if kind == "csv" and rest:
-        return image_files.from_csv(Path(rest), strict)
+        return image_files.from_csv(path, strict)
     if kind == "tfds" and rest:
         return tfds.from_name(rest, train_split, test_split)
     raise InputError(f"Unknown data {source!r}; use digits, folder:DIR, csv:FILE or tfds:NAME.")

@@ -9,13 +9,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from keras_efficientnet.data import images
-from keras_efficientnet.data.dataset import (
-    HELD_OUT_FRACTION,
-    TEST_NAMES,
-    TRAIN_NAMES,
-    Dataset,
-    slug,
-)
+from keras_efficientnet.data.dataset import Dataset, slug
+from keras_efficientnet.data.splits import HELD_OUT_FRACTION, split_of
 from keras_efficientnet.data.threads import in_threads
 from keras_efficientnet.errors import InputError, reason
 
@@ -56,7 +51,7 @@ def from_builder(
             `tfds.folder_dataset.ImageFolder("photos")`.
         source: for `Dataset.source`; `tfds:NAME` if None.
         train_split: training images; the split called `train` if None.
-        test_split: held-out images; the split called `test` or `validation` if None, or
+        test_split: held-out images; the split called `validation` or `test` if None, or
             20 % of the training split where there is neither.
 
     Raises:
@@ -180,12 +175,13 @@ def _content(record):
 
 def _split_names(builder, train: str | None, test: str | None) -> tuple[str, str]:
     available = list(builder.info.splits)
+    usual: dict[str | None, str] = {split_of(name): name for name in reversed(available)}
     if not available:
         raise InputError(f"Data set {builder.name!r} has no splits.")
     if test is None:
-        test = next((name for name in TEST_NAMES if name in available), None)
+        test = usual.get("val", usual.get("test"))
     if train is None:
-        train = next((name for name in TRAIN_NAMES if name in available), available[0])
+        train = usual.get("train", available[0])
         if test is None:
             percent = round(100 * HELD_OUT_FRACTION)
             train, test = f"{train}[{percent}%:]", f"{train}[:{percent}%]"

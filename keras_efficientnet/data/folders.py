@@ -1,0 +1,197 @@
+"""What a folder of images contains: splits, classes, and what is neither."""
+
+import os
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from keras_efficientnet.data.dataset import LeftOut
+from keras_efficientnet.data.images import SUFFIXES
+from keras_efficientnet.data.splits import HELD_OUT, SPLITS, split_of
+from keras_efficientnet.errors import InputError
+from keras_efficientnet.files import is_text
+
+# What macOS, Synology, Windows and file systems add, beside names that begin with a dot.
+_SYSTEM = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "thumbs.db", "desktop.ini"}
+
+Listing = dict[str, list[Path]]
+"""The image files of each class."""
+
+
+@dataclass
+class Walk:
+    """Finds images, and keeps account of everything that is not taken for one.
+
+    Attributes:
+        left_out: files and folders that are not used.
+        unreadable: folders that cannot be read.
+        hidden: number of hidden and system files and folders.
+        others: number of other files by suffix.
+        remarks: sentences on anything else that the owner of the data may not expect.
+    """
+
+    left_out: list[LeftOut] = field(default_factory=list)
+    unreadable: list[LeftOut] = field(default_factory=list)
+    hidden: int = 0
+    others: Counter[str] = field(default_factory=Counter)
+    remarks: list[str] = field(default_factory=list)
+
+    def images(self, root: str | os.PathLike) -> list[Path]:
+        """Returns the image files in a folder, at any depth, sorted."""
+        found = []
+        for folder, folders, files in os.walk(root, onerror=self._failed):
+            folders[:] = [name for name in folders if self._is_visible(name)]
+            for name in folders:
+                if os.path.islink(path := os.path.join(folder, name)):
+                    self.leave_out(path, "is a link to a folder, which is not followed.")
+            found += [Path(folder, name) for name in files if self._is_image(name)]
+        return sorted(found)
+
+    def folders(self, root: Path) -> tuple[list[Path], int]:
+        """Returns the folders directly in a folder, sorted, and the number of images there.
+
+        Raises:
+            InputError: if it cannot be read.
+        """
+        try:
+            entries = sorted(root.iterdir())
+        except OSError as error:
+            raise InputError(f"Folder {str(root)!r} cannot be read: {error.strerror}.") from error
+        folders = [each for each in entries if each.is_dir()]
+        images = sum(self._is_image(each.name) for each in entries if not each.is_dir())
+        return [each for each in folders if self._is_visible(each.name)], images
+
+    def classes(self, root: Path, but: tuple[Path, ...] = ()) -> Listing:
+        """Returns the images of each class of a folder that has a folder for each class.
+
+        Args:
+            root: folder of all classes.
+            but: folders in it that are no classes.
+
+        Raises:
+            InputError: if the folder cannot be read, or a name is not text.
+        """
+        listing: Listing = {}
+        folders, loose = self.folders(root)
+        if loose:
+            self.leave_out(root, f"has {loose} images outside of class folders, without labels.")
+        for folder in folders:
+            if folder in but:
+                continue
+            if not is_text(folder.name):
+                raise InputError(
+                    f"Class folder {str(folder)!r} has a name that is not text in UTF-8; rename it."
+                )
+            if images := self.images(folder):
+                listing.setdefault(class_name(folder.name), []).extend(images)
+            else:
+                self.leave_out(folder, f"has no images; {', '.join(SUFFIXES)} files are read.")
+        return listing
+
+    def leave_out(self, path: str | os.PathLike, reason: str) -> None:
+        """Adds an entry to `left_out`."""
+        self.left_out.append(LeftOut(os.fspath(path), reason))
+
+    def notes(self) -> tuple[str, ...]:
+        """Returns the remarks, and sentences on the files that were ignored."""
+        notes = list(self.remarks)
+        if self.hidden:
+            notes.append(f"Ignored {self.hidden} hidden or system files and folders.")
+        if self.others:
+            counts = ", ".join(f"{name} {count}" for name, count in sorted(self.others.items()))
+            notes.append(f"Ignored files with other suffixes than images: {counts}.")
+        return tuple(notes)
+
+    def _is_visible(self, name: str) -> bool:
+        visible = not name.startswith(".") and name.casefold() not in _SYSTEM
+        self.hidden += not visible
+        return visible
+
+    def _is_image(self, name: str) -> bool:
+        if not self._is_visible(name):
+            return False
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix not in SUFFIXES:
+            self.others[suffix or "none"] += 1
+        return suffix in SUFFIXES
+
+    def _failed(self, error: OSError) -> None:
+        self.unreadable.append(LeftOut(str(error.filename), f"cannot be read: {error.strerror}."))
+
+
+def class_name(text: str) -> str:
+    """Returns a class name in the composed Unicode form, in which equal names are equal."""
+    return unicodedata.normalize("NFC", text)
+
+
+def read_splits(
+    root: Path, walk: Walk, classes_are_folders: bool
+) -> tuple[Listing, Listing | None, str]:
+    """Finds the splits and classes of a folder.
+
+    Args:
+        root: of all.
+        walk: that keeps account of what is left out.
+        classes_are_folders: take every folder for a class, whatever its name.
+
+    Returns:
+        The training images, the held-out images or None, and how the split came about.
+
+    Raises:
+        InputError: if the splits are ambiguous, or a folder cannot be read.
+    """
+    splits = {} if classes_are_folders else _split_folders(root, walk)
+    if not splits:
+        return walk.classes(root), None, HELD_OUT
+    beside = tuple(folder for name, folder in splits.items() if name != "train")
+    train = walk.classes(splits["train"], beside)
+    if splits["train"] == root:
+        return train, walk.classes(beside[0]), f"folder {beside[0].name} and the classes beside it"
+    folders, images = walk.folders(root)
+    if images:
+        walk.leave_out(root, f"has {images} images outside of its splits, without labels.")
+    for folder in folders:
+        if folder not in splits.values():
+            walk.leave_out(folder, "lies beside the folders of the splits.")
+    held_out, split = None, HELD_OUT
+    for folder in beside:
+        if held_out:
+            walk.leave_out(folder, f"is not used, because {beside[0].name} is held out.")
+        elif listing := walk.classes(folder):
+            held_out, split = listing, f"folders {splits['train'].name} and {folder.name}"
+    return train, held_out, split
+
+
+def _split_folders(root: Path, walk: Walk) -> dict[str, Path]:
+    """Returns the folder of each split, in the order of `SPLITS`; none if there are no splits."""
+    folders, _ = Walk().folders(root)
+    found = [(split, folder) for folder in folders if (split := split_of(folder.name))]
+    splits = {name: folder for name in SPLITS for split, folder in found if split == name}
+    if len(splits) < len(found):
+        names = ", ".join(folder.name for _, folder in found)
+        raise InputError(
+            f"Folder {str(root)!r} has several folders of one split: {names}; rename one, or pass "
+            "--classes-are-folders."
+        )
+    if len(splits) == 1 and len(folders) > 1:
+        return _lone_split(*found[0], root, folders, walk)
+    if found and "train" not in splits:
+        raise InputError(
+            f"Folder {str(root)!r} has no folder train beside {' and '.join(splits)}; rename one, "
+            "or pass --classes-are-folders."
+        )
+    return splits
+
+
+def _lone_split(
+    split: str, folder: Path, root: Path, folders: list[Path], walk: Walk
+) -> dict[str, Path]:
+    """Tells by its content whether a folder beside others is a split or a class of that name."""
+    classes = {inner.name for inner in Walk().folders(folder)[0] if Walk().images(inner)}
+    if split == "train" and len(classes) > 1:
+        return {"train": folder}
+    if split != "train" and classes and classes <= {each.name for each in folders}:
+        return {"train": root, split: folder}
+    walk.remarks.append(f"Folder {folder} is taken for a class, as the folders beside it are.")
+    return {}

@@ -1,0 +1,204 @@
+"""Folders as people have them: what is read, what is left out, and that the summary says so."""
+
+import os
+import unicodedata
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from keras_efficientnet import InputError
+from keras_efficientnet.data import sources
+from keras_efficientnet.data.images import SUFFIXES
+
+
+def write(root, *files, count=1):
+    """Writes images and other files; a name that ends in / is a folder of `count` images."""
+    for file in files:
+        names = [f"{file}{index}.png" for index in range(count)] if file[-1] == "/" else [file]
+        for name in names:
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix in SUFFIXES:
+                Image.new("RGB", (4, 4)).save(path)
+            else:
+                path.write_text("no image")
+
+
+def load(root, **options) -> Any:
+    return sources.load(f"folder:{root}", **options)
+
+
+def classes(*splits):
+    return [f"{split}/{name}/" for split in splits for name in ("cat", "dog")]
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out"),
+    [
+        ("Training", "Testing"),
+        ("seg_train", "seg_test"),
+        ("TRAIN", "VAL"),
+        ("trainset", "dev"),
+        ("training_set", "test_set"),
+        ("train", "eval"),
+    ],
+)
+def test_splits_of_any_spelling(tmp_path, train, held_out):
+    write(tmp_path, *classes(train), count=3)
+    write(tmp_path, *classes(held_out), count=2)
+    summary = load(tmp_path).summary
+    assert summary.classes == {"train": {"cat": 3, "dog": 3}, "test": {"cat": 2, "dog": 2}}
+    assert summary.split == f"folders {train} and {held_out}"
+    assert (summary.left_out, summary.notes) == ((), ())
+
+
+def test_folders_that_look_like_splits_are_classes_when_asked(tmp_path):
+    write(tmp_path, "test/", "train/", count=4)
+    with pytest.raises(InputError, match=r"it has 0; .*train has 4 images outside of class folder"):
+        load(tmp_path)
+    data = load(tmp_path, classes_are_folders=True)
+    assert data.class_names == ("test", "train")
+    with pytest.raises(InputError, match="goes with folder:DIR data, not with 'digits'"):
+        sources.load("digits", classes_are_folders=True)
+
+
+def test_three_splits_name_the_one_that_is_not_used(tmp_path):
+    write(tmp_path, *classes("train", "valid", "test"), count=2)
+    summary = load(tmp_path).summary
+    assert summary.split == "folders train and valid"
+    (left_out,) = summary.left_out
+    assert (left_out.path, left_out.reason) == (
+        str(tmp_path / "test"),
+        "is not used, because valid is held out.",
+    )
+
+
+def test_kaggle_folders(tmp_path):
+    """Classes in train, unlabelled images in a flat test, and what archives leave behind."""
+    write(tmp_path, *classes("seg_train"), count=5)
+    write(tmp_path, "seg_test/", "seg_pred/", count=3)
+    write(tmp_path, "__MACOSX/seg_train/cat/._0.png", "sample_submission.csv", "loose.png")
+    summary = load(tmp_path).summary
+    assert summary.images == {"train": 8, "test": 2}
+    assert summary.split == "20 % of each class held out"
+    reasons = {os.path.basename(each.path): each.reason for each in summary.left_out}
+    assert reasons == {
+        "seg_test": "has 3 images outside of class folders, without labels.",
+        "seg_pred": "lies beside the folders of the splits.",
+        tmp_path.name: "has 1 images outside of its splits, without labels.",
+    }
+    assert summary.notes == (
+        "Ignored 1 hidden or system files and folders.",
+        "Ignored files with other suffixes than images: .csv 1.",
+    )
+
+
+def test_a_lone_split_is_told_from_a_class_by_its_content(tmp_path):
+    write(tmp_path / "a", "bus/", "train/", "car/", count=2)
+    data = load(tmp_path / "a")
+    assert data.class_names == ("bus", "car", "train")
+    assert data.notes == (
+        f"Folder {tmp_path / 'a' / 'train'} is taken for a class, as the folders beside it are.",
+    )
+    write(tmp_path / "b", *classes("train"), "labels/list.txt", count=5)
+    data = load(tmp_path / "b")
+    assert data.class_names == ("cat", "dog")
+    assert [each.path for each in data.left_out] == [str(tmp_path / "b" / "labels")]
+    write(tmp_path / "c", "cat/", "dog/", "test/cat/", "test/dog/", count=2)
+    data = load(tmp_path / "c")
+    assert data.summary.classes["test"] == {"cat": 2, "dog": 2}
+    assert data.split == "folder test and the classes beside it"
+    write(tmp_path / "d", *classes("training"), count=5)
+    assert load(tmp_path / "d").summary.images == {"train": 8, "test": 2}
+
+
+def test_ambiguous_splits_are_refused(tmp_path):
+    write(tmp_path / "a", *classes("train", "training", "test"))
+    with pytest.raises(InputError, match=r"several folders of one split: test, train, training;"):
+        load(tmp_path / "a")
+    write(tmp_path / "b", *classes("val", "test"))
+    with pytest.raises(InputError, match="no folder train beside val and test"):
+        load(tmp_path / "b")
+
+
+def test_hidden_and_system_files_are_ignored_at_any_depth(tmp_path):
+    write(tmp_path, "cat/", "dog/", "dog/puppies/", count=3)
+    write(
+        tmp_path,
+        *("cat/.thumbnails/0.png", "cat/@eaDir/0.png", "dog/puppies/.ipynb_checkpoints/0.png"),
+        *("dog/.hidden.png", "dog/Thumbs.db", ".git/0.png", "__MACOSX/cat/0.png"),
+        *("dog/readme", "cat/0.xml", "cat/1.XML"),
+    )
+    data = load(tmp_path)
+    assert len(data.train) + len(data.test) == 9
+    assert data.notes == (
+        "Ignored 7 hidden or system files and folders.",
+        "Ignored files with other suffixes than images: .xml 2, none 1.",
+    )
+
+
+def test_an_empty_class_is_named_and_not_fatal(tmp_path):
+    write(tmp_path, "cat/", "dog/", count=2)
+    (tmp_path / "fox").mkdir()
+    data = load(tmp_path)
+    assert data.class_names == ("cat", "dog")
+    (left_out,) = data.left_out
+    assert left_out.path == str(tmp_path / "fox")
+    assert left_out.reason.startswith("has no images; .jpg, ")
+    (tmp_path / "dog").rename(tmp_path / ".dog")
+    with pytest.raises(InputError, match=r"it has 1; .*fox has no images"):
+        load(tmp_path)
+
+
+def test_folders_that_cannot_be_read_are_named_at_any_depth(tmp_path, monkeypatch):
+    write(tmp_path, "cat/", "dog/", "dog/locked/deep/", count=3)
+    locked, scandir = str(tmp_path / "dog" / "locked"), os.scandir
+
+    def refuse(path):
+        if os.fspath(path) == locked:
+            raise PermissionError(13, "Permission denied", locked)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    (left_out,) = load(tmp_path).left_out
+    assert (left_out.path, left_out.reason) == (locked, "cannot be read: Permission denied.")
+    with pytest.raises(InputError, match="dog/locked cannot be read: Permission denied"):
+        load(tmp_path, strict=True)
+
+
+def test_links_to_folders_are_named(tmp_path):
+    write(tmp_path, "cat/", "dog/", "elsewhere/", count=3)
+    (tmp_path / "elsewhere").rename(tmp_path.parent / "elsewhere")
+    (tmp_path / "cat" / "more").symlink_to(tmp_path.parent / "elsewhere")
+    (left_out,) = load(tmp_path).left_out
+    assert left_out.path == str(tmp_path / "cat" / "more")
+
+
+def test_class_names_in_either_unicode_form_are_one(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    write(tmp_path, f"train/{composed}/", f"val/{decomposed}/", "train/b/", "val/b/")
+    assert load(tmp_path).summary.classes["test"] == {"b": 1, composed: 1}
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".TIFF"])
+def test_every_format_of_the_suffixes_is_read(tmp_path, suffix):
+    formats = {".jfif": "JPEG", ".jpe": "JPEG"}
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for index in range(2):
+            image = Image.new("RGB", (20, 10), (200, 100, 0))
+            image.save(tmp_path / name / f"{index}{suffix}", formats.get(suffix))
+    data = load(tmp_path)
+    assert data.summary.images == {"train": 2, "test": 2}
+    assert data.left_out == ()
+    for image, _ in data.train:
+        red, green, blue = image.getpixel((9, 5))
+        assert max(abs(red - 200), abs(green - 100), blue) < 20
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    write(tmp_path, *classes("photos"), count=2)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert load("~/photos").class_names == ("cat", "dog")
