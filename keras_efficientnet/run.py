@@ -304,7 +304,7 @@ def _make_deterministic() -> None:
 
 def _export(run: _Run, model: keras.Model, held_out: Images, folder: Path) -> ExportReport:
     """Writes and verifies the model files."""
-    print("Exporting and checking the model files ...", file=sys.stderr)
+    print("Exporting and verifying the model files ...", file=sys.stderr)
     calibration = deploy.CalibrationSet.from_dataset(
         run.data, run.image_size, run.data.crop_fraction, held_out=held_out
     )

@@ -125,7 +125,15 @@ SCORES = np.array(
 def a_report(dataset=None, scores=SCORES, **changes):
     dataset = dataset or some_data()
     found = summarize_scores(scores, dataset.test.labels, dataset, file="model_float32.tflite")
-    report = RunReport(SETTINGS, dataset.summary, 4_020_358, 61.0, "a processor", EXPORT, found)
+    report = RunReport(
+        settings=SETTINGS,
+        data=dataset.summary,
+        parameters=4_020_358,
+        seconds=61.0,
+        machine="a processor",
+        export=EXPORT,
+        evaluation=found,
+    )
     return dataclasses.replace(report, **changes)
 
 

@@ -95,11 +95,12 @@ class HeldOutResult:
     mistakes: tuple[Mistake, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunReport:
     """A finished training run.
 
     Attributes:
+        version: of this schema, 2.
         settings: all that decides the result.
         data: what was read of the data set and what was left out.
         parameters: of the network, trainable or not.
@@ -108,9 +109,9 @@ class RunReport:
         machine: processor and number of cores that latencies were measured on.
         export: the model files, each compared with the trained network.
         evaluation: what one of the files made of held-out images; None if that failed.
-        version: of this schema, 2.
     """
 
+    version: int = VERSION
     settings: RunSettings
     data: ReadingSummary
     parameters: int
@@ -118,7 +119,6 @@ class RunReport:
     machine: str
     export: ExportReport
     evaluation: HeldOutResult | None
-    version: int = VERSION
 
     def write(self, path: Path) -> None:
         """Writes `report.json`."""
@@ -158,12 +158,13 @@ def _record(kind: Any, value: Any) -> Any:
     return value
 
 
-def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns every single value of nested settings by its dotted name."""
+def flatten(nested: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
+    """Returns every single value of nested mappings by the names that lead to it, joined."""
     flat = {}
-    for name, value in settings.items():
+    for name, value in nested.items():
         if isinstance(value, Mapping):
-            flat |= {f"{name}.{inner}": part for inner, part in flatten(value).items()}
+            inner = flatten(value, separator)
+            flat |= {f"{name}{separator}{part}": each for part, each in inner.items()}
         else:
             flat[name] = value
     return flat

@@ -1,13 +1,13 @@
-"""Kills work at random moments and finishes it: nothing may be torn, and the end must be right.
+"""Kills work at random moments, then finishes it: no file may be torn, no result different.
 
     python tests/campaigns/kills.py --rounds 20 --json kills.jsonl
     python tests/campaigns/kills.py --job train --seconds 280 --seed 1 --json kills.jsonl
     python tests/campaigns/kills.py --summary kills.jsonl
 
-Each round gives a job a fresh folder with an earlier result in it, kills it with SIGKILL at a
-random moment of the time that it takes, with its children, once or twice; looks at every file
-under its final name; runs the job to its end; and compares the end with that of a job that
-nobody disturbed. The jobs are real work of this package on its smallest networks.
+Each round gives a job a fresh folder with an earlier result in it, kills it and its children with
+SIGKILL at a random moment of its duration, once or twice; checks every file that has its final
+name; runs the job to its end; and compares the result with that of an undisturbed job. The jobs
+are real work of this package on its smallest networks.
 
 Every job runs in a child that is forked from a process which has imported everything and run
 nothing, so that a round takes seconds. Linux only.
@@ -64,12 +64,12 @@ class Job:
     """Work that can be killed.
 
     Attributes:
-        run: does it in a folder, and goes on with what it finds there.
+        run: does the work in a folder, and resumes what it finds there.
         prepare: puts the input and an earlier result into the folder.
-        whole: raises unless everything under a final name is whole, the earlier result or
-            the new one.
-        same: raises unless the second folder holds the end that the first one does.
-        moment: what to wait for before the kill, beside a random time.
+        whole: raises unless every file with a final name is complete, the earlier result or the
+            new one.
+        same: raises unless the second folder has the same result as the first.
+        moment: condition to wait for before the kill, after a random time.
     """
 
     run: Callable[[Path], None]
@@ -119,7 +119,7 @@ def finish(action: Callable[[], None], log: Path) -> float:
 
 
 def kill(job: Job, folder: Path, log: Path, delay: float) -> bool:
-    """Starts a job and kills it; returns whether it was still at work."""
+    """Starts a job and kills it; returns whether it was still running."""
     child = in_child(lambda: job.run(folder), log)
     end = time.monotonic() + delay
     while time.monotonic() < end:
@@ -143,7 +143,7 @@ def kill(job: Job, folder: Path, log: Path, delay: float) -> bool:
 def campaign(
     name: str, rounds: int, seconds: float, seed: int, folder: Path, figures: Path | None
 ) -> int:
-    """Kills one job again and again, and returns how often."""
+    """Kills one job repeatedly, and returns how often."""
     job, rng, started = JOBS[name], random.Random(f"{name} {seed}"), time.monotonic()
     log = folder / "log"
     expected = folder / "expected"
@@ -241,7 +241,7 @@ def _make_template(folder: Path) -> None:
         model = ke.EfficientNet(TINY, input_shape=(SIZE, SIZE, 3), classes=len(CLASSES))
         for weight in model.trainable_variables:
             weight.assign(weight + 0.05 * np.random.default_rng(seed).normal(size=weight.shape))
-        description = ModelDescription("tiny", CLASSES, SIZE, 1.0, description=name)
+        description = ModelDescription("tiny", CLASSES, SIZE, 1.0, summary=name)
         deploy.save_keras(model, folder / f"{name}.keras", description)
         np.save(folder / f"{name}.npy", model.predict(pixels, verbose=0))
     (folder / "out").mkdir()
@@ -256,10 +256,12 @@ def _export(folder: Path, model: Path | None = None) -> None:
 
 def _quantize(folder: Path, model: Path | None = None) -> None:
     pixels = np.load(folder / "pixels.npy")
-    options = deploy.Int8Options(min_agreement=0)
-    where = folder / "out"
     model = model or folder / "new.keras"
-    deploy.export(model, where, "tflite", "int8", pixels, int8=options, overwrite=True)
+    deploy.export(
+        *(model, folder / "out", "tflite", "int8", pixels),
+        options=deploy.ExportOptions(min_agreement=0),
+        overwrite=True,
+    )
 
 
 def _exports_whole(folder: Path) -> None:
