@@ -1,12 +1,13 @@
-"""Fine-tuning on some hundred photos, beside training from scratch on the same budget.
+"""Fine-tuning on some hundred photos, beside training from scratch for as many epochs.
 
     python examples/fine_tuning.py --data folder:flowers --weights imagenet
 
-Both see the same images for as many epochs and at the same size. Weights that lack some
-layers will do: those start fresh and learn first.
+Both see the same images at the same size. The weights may lack some layers: these start from
+random weights and are trained first.
 """
 
 import argparse
+import dataclasses
 import json
 import tempfile
 from pathlib import Path
@@ -43,14 +44,14 @@ def main():
             report = ke.train(
                 data,
                 options.model,
-                training_recipe=recipe,
+                recipe,
                 weights=weights,
                 image_size=options.image_size,
                 output=Path(folder, name),
             )
-            reports[name] = report
-            accuracy = report["test_accuracy"]["keras"]
-            table.add_row(name, f"{100 * accuracy:.1f} %", f"{report['seconds']:.0f}")
+            reports[name] = dataclasses.asdict(report)
+            accuracy = report.export.file("model.keras").accuracy
+            table.add_row(name, f"{100 * accuracy:.1f} %", f"{report.seconds:.0f}")
     Console().print(table)
     if options.json:
         options.json.write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")

@@ -4,10 +4,10 @@
     python examples/progressive_training.py --data folder:cifar10 --image-size 64 \
         --first-size 32 --train-images 5000 --test-images 2000
 
-Every run sees the same images for as many epochs and ends at the same size. Progressive
+Every run sees the same images for equally many epochs and ends at the same size. Progressive
 training begins with smaller images and weaker regularization; `fixed` has the last stage's
-from the start. With several seeds, the accuracy's spread is given. Where other work shares
-the processor, its time tells more than the clock's.
+from the start. With several seeds, the standard deviation of the accuracy is given. Where other
+work shares the processor, its time is a better measure than the clock's.
 """
 
 import argparse
@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 import keras
-from compare_with_resnet50 import smaller
 from rich.console import Console
 from rich.table import Table
 
@@ -32,14 +31,15 @@ def main():
     parser.add_argument("--train-images", type=int, default=0, help="0 for all")
     parser.add_argument("--test-images", type=int, default=0, help="0 for all")
     parser.add_argument("--image-size", type=int, default=192, help="of the last stage")
-    parser.add_argument("--first-size", type=int, default=96, help="that the growth begins from")
+    parser.add_argument("--first-size", type=int, default=96, help="from which images grow")
     parser.add_argument("--stages", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
 
-    data = smaller(ke.data.load(options.data), options.train_images, options.test_images)
+    data = ke.data.load(options.data)
+    data = ke.study.subset(data, options.train_images or None, options.test_images or None)
     runs = [
         measure(kind, stages, seed, data, options)
         for seed in range(options.seeds)
@@ -65,7 +65,7 @@ def measure(kind: str, stages: int, seed: int, data: ke.data.Dataset, options) -
         image_size=options.first_size,
         min_crop_area=short.augmentation.min_crop_area,
     )
-    print(f"{kind}, seed {seed}\n{recipe.describe(options.image_size)}")
+    print(f"{kind}, seed {seed}\n{ke.training.describe_recipe(recipe, options.image_size)}")
     keras.utils.set_random_seed(seed)
     model = ke.EfficientNet(
         options.model,

@@ -73,10 +73,12 @@ def test_fine_tuning(run, small, tmp_path, capsys):
         "fine_tuning",
         *("--model", "tiny", "--weights", weights, "--image-size", 32, "--epochs", 2),
     )
-    assert [report["epochs"] for report in reports.values()] == [2, 2]
-    assert (reports["pretrained"]["weights"], reports["scratch"]["weights"]) == (str(weights), None)
-    assert {report["recipe"]["batch_size"] for report in reports.values()} == {32}
-    assert f"{100 * reports['scratch']['test_accuracy']['keras']:.1f} %" in capsys.readouterr().out
+    pretrained, scratch = (reports[name]["settings"] for name in ("pretrained", "scratch"))
+    assert (pretrained["weights"], scratch["weights"]) == (str(weights), None)
+    for settings in (pretrained, scratch):
+        assert (settings["recipe"]["epochs"], settings["recipe"]["batch_size"]) == (2, 32)
+    accuracies = {file["name"]: file["accuracy"] for file in reports["scratch"]["export"]["files"]}
+    assert f"{100 * accuracies['model.keras']:.1f} %" in capsys.readouterr().out
 
 
 @pytest.mark.slow
