@@ -3,36 +3,41 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from keras_efficientnet import InputError, deploy
 from keras_efficientnet.cli import group
-from keras_efficientnet.deploy.benchmarking import ratios, take_turns
+from keras_efficientnet.deploy.benchmarking import (
+    measure_interleaved,
+    ratios,
+    single_image_latency,
+)
 
-# A "model" that takes a known time for an image, and logs who is asked when.
+# A "model" that takes a known time for an image, and logs when it is run.
 SLEEPER = """
 import sys, time
-from keras_efficientnet.deploy.benchmarking import serve
+from keras_efficientnet.deploy.benchmarking import serve_model
 name, log, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 def run(images):
     print("libraries print to standard output")
     with open(log, "a") as file:
         file.write(f"{name}{len(images)} ")
     time.sleep(seconds * len(images))
-serve(lambda: (run, 8), 5)
+serve_model(lambda: (run, 8), 5)
 """
 
 
-def test_programs_take_turns_and_are_timed_on_their_own(tmp_path):
+def test_programs_are_measured_in_rounds_and_timed_on_their_own(tmp_path):
     log = tmp_path / "log"
     commands = {
         name: [sys.executable, "-c", SLEEPER, name, str(log), str(seconds)]
         for name, seconds in (("a", 0.02), ("b", 0.06))
     }
-    figures = take_turns(commands, repeats=2)
+    figures = measure_interleaved(commands, rounds=2)
     loading = ["a1", "a5", "b1", "b5"]
-    turns = ["a1"] * 4 + ["a5"] + ["b1"] * 4 + ["b5"] + ["a1"] * 4 + ["b1"] * 4
-    assert log.read_text().split() == loading + turns
+    rounds = ["a1"] * 4 + ["a5"] + ["b1"] * 4 + ["b5"] + ["a1"] * 4 + ["b1"] * 4
+    assert log.read_text().split() == loading + rounds
     for name, seconds in (("a", 0.02), ("b", 0.06)):
         latency = figures[name]["latency_ms"]
         assert (
@@ -40,8 +45,7 @@ def test_programs_take_turns_and_are_timed_on_their_own(tmp_path):
         )
         assert figures[name]["load_seconds"] >= seconds
         assert 0 < figures[name]["images_per_second"] <= 1 / seconds
-        assert len(figures[name]["turns_ms"]) == 2
-    assert figures["a"]["latency_ms"]["p50"] < figures["b"]["latency_ms"]["p50"]
+        assert len(figures[name]["rounds_ms"]) == 2
 
 
 def test_ratios_are_taken_pair_by_pair():
@@ -72,6 +76,12 @@ def test_files_side_by_side(model_files):
     json.dumps(report)
 
 
+def test_one_file_is_timed_on_one_image(model_files):
+    image = np.zeros((64, 64, 3), np.uint8)
+    for name in ("float32", "saved_model"):
+        assert 0 < single_image_latency(model_files[name], image) < 60_000
+
+
 def test_what_cannot_be_measured_is_one_sentence(model_files, tmp_path):
     (tmp_path / "broken.tflite").write_bytes(b"TFL3 not really" * 9)
     good = model_files["float32"]
@@ -94,7 +104,7 @@ def test_the_command_prints_a_table_that_fits(model_files, capsys):
     text = " ".join(lines)
     assert "p50 / p90 / p99" in text
     assert "1.00x" in text
-    assert "2 turns each" in text
+    assert "2 rounds" in text
     assert "…" not in text
     group.main([*arguments, "--threads", "1", "--json"], standalone_mode=False)
     (row,) = json.loads(capsys.readouterr().out)["results"]

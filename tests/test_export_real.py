@@ -17,7 +17,6 @@ from keras_efficientnet.deploy.exportable import open_exportable
 
 SHARED = Path(__file__).parents[2] / "shared"
 WEIGHTS = SHARED / "weights" / "efficientnet_b0_imagenet_partial_torch_layout.npz"
-FLOAT32 = ("keras", "saved_model", "tflite_float32", "onnx")
 
 slow, exhaustive = pytest.mark.slow, pytest.mark.exhaustive
 
@@ -40,23 +39,28 @@ def test_every_format_gives_the_numbers_of_the_keras_model(variant, size, tell_a
     tell_apart(model, photos, random=variant != "B4")
     scores = model.predict(photos, verbose=0)
     assert len(set(scores.argmax(1))) >= 5
-    images = deploy.Calibration(photos[:8], photos)
+    images = deploy.CalibrationSet(photos[:8], photos)
     # Coarse weights make a random network another one; int8 is judged on real ones, below.
-    anything = deploy.Int8Options(min_agreement=0)
-    report = ke.export(model, tmp_path, deploy.FORMATS, deploy.QUANTIZATIONS, images, int8=anything)
-    assert report["failed"] == {}
-    share = {
-        name: difference / np.ptp(scores)
-        for name, difference in report["max_abs_difference"].items()
-    }
-    for name in FLOAT32:
-        assert share[name] < 1e-4, name
-        assert report["agreement"][name] == 1, name
-    if variant != "B4":  # whose initial weights give features that hardly differ
-        assert share["tflite_float16"] < 0.05
-        assert report["agreement"]["tflite_float16"] >= 0.9
-    for name, operators in report["operators"].items():
-        assert operators["CONV_2D"] > 10, name
+    report = ke.export(
+        model,
+        tmp_path,
+        deploy.FORMATS,
+        deploy.QUANTIZATIONS,
+        images,
+        options=deploy.ExportOptions(min_agreement=0),
+    )
+    for file in report.files:
+        share = file.max_abs_difference / np.ptp(scores)
+        if file.number_format == "float32":
+            assert share < 1e-4, file.name
+            assert file.agreement == 1, file.name
+        # The initial weights of B4 give features that hardly differ.
+        if file.number_format == "float16" and variant != "B4":
+            assert share < 0.05
+            assert file.agreement
+            assert file.agreement >= 0.9
+        if file.format == "tflite":
+            assert file.operators["CONV_2D"] > 10, file.name
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +94,10 @@ def test_mediapipe_classifies_photos_as_the_keras_model_does(flowers, tmp_path):
 
     network, data = flowers
     report = ke.export(network, tmp_path, "tflite", ("float32", "float16", "int8"), data)
-    assert report["source_accuracy"] > 0.8
-    assert report["agreement"]["tflite_float32"] == 1
-    assert report["agreement"]["tflite_float16"] >= 0.99
+    assert report.source_accuracy
+    assert report.source_accuracy > 0.8
+    for number_format, least in (("float32", 1), ("float16", 0.99), ("int8", 0.97)):
+        assert (report.file(f"model_{number_format}.tflite").agreement or 0) >= least
     photos, _ = evaluation_arrays(data.test, 224, data.crop_fraction, 200)
     expected = network.scores(photos).argmax(1)
     for name in ("float32", "int8"):
@@ -174,7 +179,7 @@ def test_every_way_to_run_the_network_names_the_same_class(flowers, tmp_path, ru
     network, data = flowers
     photos, _ = evaluation_arrays(data.test, 224, data.crop_fraction, 60)
     expected = network.scores(photos)
-    images = deploy.Calibration(photos[:8], photos[:8])
+    images = deploy.CalibrationSet(photos[:8], photos[:8])
     ke.export(network, tmp_path, deploy.FORMATS, "float32", images)
     np.save(tmp_path / "photos.npy", photos)
     arguments = [tmp_path / name for name in ("model.keras", "photos.npy", "scores.npy")]

@@ -152,7 +152,7 @@ def test_what_cannot_be_exported_is_refused(small, model_files, tmp_path):
         (model_files["keras"], {"image_size": 32}, "64 x 64 pixels, which does not fit"),
         (model_files["keras"], {"class_names": ["a"]}, r"1 class names do not fit .* gives \(3,\)"),
         (model_files["saved_model"], {"class_names": ["a"]}, "1 class names do not fit"),
-        (model_files["keras"], {"clas_names": ["a"]}, "info has no 'clas_names'"),
+        (model_files["keras"], {"clas_names": ["a"]}, "description has no 'clas_names'"),
     ):
         with pytest.raises(InputError, match=message):
             open_exportable(model, description)

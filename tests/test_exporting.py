@@ -11,9 +11,8 @@ from image_helpers import real_photos, write_classes
 import keras_efficientnet as ke
 from keras_efficientnet import InputError, deploy
 from keras_efficientnet.data import sources
-from keras_efficientnet.deploy import int8_search
+from keras_efficientnet.data.dataset import LeftOut
 from keras_efficientnet.deploy.exportable import open_exportable
-from keras_efficientnet.deploy.exporting import FEW_IMAGES
 from keras_efficientnet.description import read_description
 
 NAMES = ("chat", "犬", "лиса")
@@ -31,15 +30,13 @@ def network(small, tell_apart, photos):
     return open_exportable(tell_apart(model, photos), {"class_names": NAMES})
 
 
-# Random weights want nothing else of an int8 file than that it is there.
-ANYTHING = deploy.Int8Options(min_agreement=0)
+# Of random weights nothing is asked but that there is an int8 file.
+ANYTHING = deploy.ExportOptions(min_agreement=0)
 
 
-def labelled(photos, labels, names=NAMES, skipped=()):
+def labelled(photos, labels, names=NAMES):
     examples = sources.ArrayExamples(photos, np.asarray(labels))
-    return sources.Dataset(
-        "photos", "photos", names, examples, examples, 1.0, False, skipped=skipped
-    )
+    return sources.Dataset("photos", "photos", names, examples, examples, 1.0, False)
 
 
 def test_a_model_without_class_names_takes_those_of_the_data(network, photos, tmp_path):
@@ -69,36 +66,35 @@ def test_every_file_is_checked_and_put_in_place(network, photos, tmp_path):
     right = network.scores(held_out).argmax(1)
     other = ("лиса", "chat", "犬")  # the data have the same names in another order
     data = labelled(photos, [other.index(NAMES[label]) for label in right], other)
-    data = dataclasses.replace(data, skipped=(("bad.jpg", "is no image"),))
+    left_out = (LeftOut("bad.jpg", "is no image"),)
+    data = dataclasses.replace(data, left_out=left_out)
     formats = ("onnx", "tflite", "saved_model")
-    report = ke.export(network, tmp_path, formats, ("float32", "int8"), data, int8=ANYTHING)
-    names = ["saved_model", "tflite_float32", "tflite_int8", "onnx"]
-    files = [
-        "saved_model",
-        "model_float32.tflite",
-        "model_int8.tflite",
-        "model.onnx",
-    ]
-    assert list(report["files"]) == files
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*files, "model_card.md"])
-    assert report["files"]["model.onnx"] == (tmp_path / "model.onnx").stat().st_size
-    for key in ("agreement", "max_abs_difference", "test_accuracy"):
-        assert list(report[key]) == names
-    for name in set(names) - {"tflite_int8"}:
-        assert report["agreement"][name] == report["test_accuracy"][name] == 1
-        assert report["max_abs_difference"][name] < 1e-4
-    assert report["max_abs_difference"]["tflite_int8"] > 1e-4
-    assert report["source_accuracy"] == 1
-    assert (report["images"], report["compared_on"]) == (40, "held-out images")
-    assert set(report["operators"]) == {"tflite_float32", "tflite_int8"}
-    assert report["skipped"] == [{"file": "bad.jpg", "reason": "is no image"}]
-    assert (report["failed"], report["warnings"]) == ({}, [])
-    assert report["preprocessing"] == "inside the graph"
-    assert json.loads(json.dumps(report)) == report
-    for file in files:
-        assert read_description(tmp_path / file) == network.description
+    report = ke.export(network, tmp_path, formats, ("float32", "int8"), data, options=ANYTHING)
+    names = [file.name for file in report.files]
+    assert names == ["saved_model", "model_float32.tflite", "model_int8.tflite", "model.onnx"]
+    assert [file.format for file in report.files] == ["saved_model", "tflite", "tflite", "onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "model_card.md"])
+    for file in report.files:
+        assert file.number_format == ("int8" if "int8" in file.name else "float32")
+        assert read_description(tmp_path / file.name) == network.description
+        assert bool(file.operators) == file.name.endswith(".tflite")
+        assert (file.int8 is not None) == (file.number_format == "int8")
+        assert file.latency_ms is not None
+        assert file.latency_ms > 0
+        if file.number_format == "float32":
+            assert file.agreement == file.accuracy == 1
+            assert file.max_abs_difference < 1e-4
+    assert report.file("model.onnx").size == (tmp_path / "model.onnx").stat().st_size
+    assert report.file("model_int8.tflite").max_abs_difference > 1e-4
+    with pytest.raises(KeyError, match=r"model\.keras"):
+        report.file("model.keras")
+    assert report.source_accuracy == 1
+    assert (report.images, report.compared_on) == (40, "held-out images")
+    assert (report.left_out, report.failed, report.warnings) == (left_out, (), ())
+    assert report.preprocessing == "inside the graph"
+    assert report.directory == str(tmp_path)
     card = (tmp_path / "model_card.md").read_text(encoding="utf-8")
-    assert all(f"| `{file}` |" in card for file in files)
+    assert all(f"| `{name}` |" in card for name in names)
 
 
 def test_a_file_is_exported_again(model_files, tmp_path):
@@ -107,9 +103,11 @@ def test_a_file_is_exported_again(model_files, tmp_path):
         report = ke.export(
             model_files[source], output, quantize="float16", description={"author": "me"}
         )
-        assert report["max_abs_difference"]["tflite_float16"] < 2e-2
-        assert report["compared_on"] == "images of random pixels"
-        assert "test_accuracy" not in report
+        (file,) = report.files
+        assert (file.name, file.number_format) == ("model_float16.tflite", "float16")
+        assert file.max_abs_difference < 2e-2
+        assert file.accuracy is report.source_accuracy is None
+        assert report.compared_on == "images of random pixels"
         description = read_description(output / "model_float16.tflite")
         assert description == dataclasses.replace(
             read_description(model_files[source]), author="me"
@@ -137,10 +135,7 @@ def test_options_are_refused_before_the_model_is_looked_at(tmp_path, photos, mod
     assert (tmp_path / "model_int8.tflite").read_text() == "precious"
 
 
-def test_an_int8_file_that_does_not_hold_costs_no_other_file(
-    network, photos, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(int8_search, "CHECK_IMAGES", 8)
+def test_an_int8_file_that_no_search_finds_costs_no_other_file(network, photos, tmp_path):
     head = network.model.get_layer("predictions")
     before = head.get_weights()
     try:
@@ -150,27 +145,60 @@ def test_an_int8_file_that_does_not_hold_costs_no_other_file(
             ke.export(network, tmp_path, quantize=("int8", "float32"), calibration=photos)
     finally:
         head.set_weights(before)
-    assert list(caught.value.report["failed"]) == ["tflite_int8"]
+    assert [file.name for file in caught.value.report.failed] == ["model_int8.tflite"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model_card.md", "model_float32.tflite"]
+
+
+def test_a_file_below_the_gate_is_never_in_place_whatever_the_search_counted(
+    network, photos, tmp_path
+):
+    """The search sees images that 8 bits take for what they are; the gate's are on the edge."""
+    noise = np.random.default_rng(0).integers(0, 256, (4000, SIZE, SIZE, 3), np.uint8)
+    mixed = photos[noise[:2000, 0, 0, 0] % 40] // 2 + photos[noise[2000:, 0, 0, 0] % 40] // 2
+    scores = np.sort(network.scores(mixed), 1)
+    doubtful = mixed[np.argsort(scores[:, -1] - scores[:, -2])[:20]]
+    images = deploy.CalibrationSet(photos, doubtful)
+    options = deploy.ExportOptions(min_agreement=0)
+    report = ke.export(network, tmp_path / "any", "tflite", "int8", images, options=options)
+    (file,) = report.files
+    assert file.int8
+    assert file.int8.agreement is not None
+    assert file.agreement is not None
+    # Between what the gate finds and what the search has counted.
+    gate = (file.agreement + file.int8.agreement) / 2
+    assert file.agreement < gate < file.int8.agreement
+
+    def export(**more):
+        options = deploy.ExportOptions(min_agreement=gate)
+        return ke.export(network, tmp_path, "tflite", ("int8", "float32"), images, options=options)
+
+    with pytest.raises(deploy.ExportError, match=r"agrees with the model on .* of 20 images") as e:
+        export()
+    (failed,) = e.value.report.failed
+    assert failed.name == "model_int8.tflite"
+    assert f"{file.agreement:.1%}" in failed.reason
+    assert not (tmp_path / "model_int8.tflite").exists()
+    assert (tmp_path / "model_float32.tflite").exists()
 
 
 @pytest.mark.slow
 def test_an_int8_file_of_a_network_fine_tuned_for_it(network, photos, tmp_path):
-    options = deploy.Int8Options(min_agreement=0, qat_epochs=1)
-    report = ke.export(network, tmp_path, quantize="int8", calibration=photos, int8=options)
-    assert report["quantization"]["tflite_int8"]["qat_epochs"] == 1
-    assert report["failed"] == {}
+    options = deploy.ExportOptions(min_agreement=0, qat_epochs=1)
+    report = ke.export(network, tmp_path, quantize="int8", calibration=photos, options=options)
+    int8 = report.file("model_int8.tflite").int8
+    assert int8
+    assert int8.qat_epochs == 1
 
 
 def test_a_saved_model_cannot_be_fine_tuned(model_files, photos, tmp_path):
-    options = deploy.Int8Options(qat_epochs=1)
+    options = deploy.ExportOptions(qat_epochs=1)
     with pytest.raises(InputError, match=r"cannot be fine-tuned; export the \.keras file"):
         ke.export(
             model_files["saved_model"],
             tmp_path,
             quantize="int8",
             calibration=photos,
-            int8=options,
+            options=options,
         )
 
 
@@ -196,12 +224,13 @@ def test_a_file_that_fails_costs_none_of_the_others(tmp_path):
         ke.export(tiny(keras.ops.erf), tmp_path, ("tflite", "onnx"))
     report = raised.value.report
     assert str(raised.value) == (
-        "tflite_float32 could not be made; in place are model.onnx: LiteRT has no built-in "
+        "model_float32.tflite could not be made; in place are model.onnx: LiteRT has no built-in "
         "operator for Erf, which the model uses; replace the layer that does."
     )
-    assert list(report["files"]) == ["model.onnx"]
-    assert list(report["failed"]) == ["tflite_float32"]
-    assert list(report["max_abs_difference"]) == ["onnx"]
+    assert [file.name for file in report.files] == ["model.onnx"]
+    (failed,) = report.failed
+    assert failed.name == "model_float32.tflite"
+    assert failed.reason.startswith("LiteRT has no built-in operator for Erf")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model_card.md"]
 
 
@@ -222,15 +251,15 @@ def test_a_network_of_no_numbers_is_refused(tmp_path):
 
 def test_doubtful_calibration_is_warned_of(network, photos, tmp_path, capsys):
     few = labelled(photos[:3], [0, 1, 2])
-    report = ke.export(network, tmp_path, quantize="int8", calibration=few, int8=ANYTHING)
-    (warning,) = report["warnings"]
+    report = ke.export(network, tmp_path, quantize="int8", calibration=few, options=ANYTHING)
+    (warning,) = report.warnings
     assert warning.startswith("3 calibration images are few to take ranges from")
-    assert "200 of the training images" in warning
+    assert "100 or more are better" in warning
     assert f"Warning: {warning}" in capsys.readouterr().err
     one_class = labelled(photos, [1] * 40)
-    options = {"calibration": lambda: one_class, "int8": ANYTHING, "overwrite": True}
+    options = {"calibration": lambda: one_class, "options": ANYTHING, "overwrite": True}
     report = ke.export(network, tmp_path, quantize="int8", **options)
-    (warning,) = report["warnings"]
+    (warning,) = report.warnings
     assert "All calibration images are of one class" in warning
     assert "name data with images of every class" in warning
 
@@ -242,18 +271,18 @@ def test_calibration_from_folders_says_what_to_do(network, tmp_path, capsys):
             tmp_path / "out",
             quantize="int8",
             calibration=f"folder:{root}",
-            int8=ANYTHING,
+            options=ANYTHING,
             **options,
         )
 
     write_classes(tmp_path / "some", count=30)
     (tmp_path / "some" / "red" / "broken.jpg").write_bytes(b"no image")
     report = export(tmp_path / "some")  # other classes than the model's, of another size
-    (skipped,) = report["skipped"]
-    assert skipped["file"].endswith("broken.jpg")
-    assert "is not an image that can be read" in skipped["reason"]
-    assert report["images"] == 12
-    assert "test_accuracy" not in report
+    (left_out,) = report.left_out
+    assert left_out.path.endswith("broken.jpg")
+    assert "is not an image that can be read" in left_out.reason
+    assert report.images == 12
+    assert report.files[0].accuracy is report.source_accuracy is None
     write_classes(tmp_path / "three", count=1)
     write_classes(tmp_path / "one" / "sub", count=1)
     for root, message in (
@@ -280,35 +309,20 @@ def test_arrays_that_do_not_fit_say_what_to_do(network, small, photos, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_array_is_parted_into_images_that_calibrate_and_that_compare(network, photos, tmp_path):
-    from keras_efficientnet.deploy.exporting import _images
-
-    images, notes = _images(photos, network, True)
-    assert (len(images.images), len(images.held_out), notes["warnings"]) == (32, 8, [])
-    assert len(images.images) == FEW_IMAGES
-    both = np.concatenate([images.images, images.held_out])
-    assert len(np.unique(both.reshape(40, -1), axis=0)) == len(
-        np.unique(photos.reshape(40, -1), axis=0)
-    )
-    images, notes = _images(photos[:3], network, True)
-    assert images.held_out is images.images
-    assert notes["compared_on"] == "calibration images themselves"
-
-
 def test_a_network_that_normalizes_nowhere_is_warned_of(tmp_path):
     image = keras.Input((32, 32, 3))
     model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(image), name="mine")
     report = ke.export(model, tmp_path)
-    assert "mine does not normalize its images" in report["warnings"][0]
+    assert "mine does not normalize its images" in report.warnings[0]
     report = ke.export(
         model, tmp_path, overwrite=True, description={"pixel_mean": [128], "pixel_std": [128]}
     )
-    assert report["warnings"] == []
-    assert report["preprocessing"] == "outside the graph: (pixels - [128]) / [128]"
+    assert report.warnings == ()
+    assert report.preprocessing == "outside the graph: (pixels - [128]) / [128]"
 
 
 JAX = """
-import sys, json
+import dataclasses, json, sys
 import keras, numpy as np
 import keras_efficientnet as ke
 assert keras.backend.backend() == "jax"
@@ -317,9 +331,9 @@ description = ke.read_description(sys.argv[1])
 images = np.load(sys.argv[3])
 report = ke.export(
     model, sys.argv[2], ("saved_model", "tflite"), "int8", images, description=description,
-    int8=ke.deploy.Int8Options(min_agreement=0),
+    options=ke.deploy.ExportOptions(min_agreement=0),
 )
-print(json.dumps(report))
+print(json.dumps(dataclasses.asdict(report)))
 """
 
 
@@ -328,8 +342,10 @@ def test_a_model_on_jax_is_exported_through_tensorflow(model_files, photos, run_
     pytest.importorskip("jax")
     np.save(tmp_path / "photos.npy", photos)
     arguments = (model_files["keras"], tmp_path / "out", tmp_path / "photos.npy")
-    report = json.loads(run_python(JAX, *arguments, KERAS_BACKEND="jax").splitlines()[-1])
-    assert report["agreement"]["saved_model"] == 1
+    printed = run_python(JAX, *arguments, KERAS_BACKEND="jax").splitlines()[-1]
+    report = deploy.ExportReport.from_dict(json.loads(printed))
+    assert report.file("saved_model").agreement == 1
+    assert all(file.latency_ms for file in report.files)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "model_card.md",
         "model_int8.tflite",

@@ -1,4 +1,4 @@
-"""8-bit files: what equalization leaves alone, what the search finds, and what it refuses."""
+"""int8 files: what equalization leaves alone, what the search finds, and what it refuses."""
 
 import dataclasses
 
@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import keras_efficientnet as ke
-from keras_efficientnet.deploy import int8_search
-from keras_efficientnet.deploy.int8_search import GateError, Int8Options, plain_int8, quantize_int8
+from keras_efficientnet.deploy import ExportOptions, GateError, int8_search
+from keras_efficientnet.deploy.int8_quantizer import plain_int8, run
+from keras_efficientnet.deploy.int8_search import SearchImages, quantize_int8
 from keras_efficientnet.deploy.tflite_graph import MAX_SCALE, Graph
 
 SIZE, CLASSES = 48, 40
@@ -25,9 +26,7 @@ def pictures(count, seed, size=SIZE):
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (count, 4, 4, 3)).astype(np.float32)
     images = np.repeat(np.repeat(coarse, size // 4, 1), size // 4, 2)
-    images = np.clip(images + rng.normal(0, 8, images.shape), 0, 255).astype(np.float32)
-    images[0, 0, 0], images[0, 0, 1] = 0, 255
-    return images
+    return np.clip(images + rng.normal(0, 8, images.shape), 0, 255).astype(np.float32)
 
 
 def classifier(small, randomize):
@@ -73,7 +72,7 @@ def lopsided(model, tmp_path_factory):
 def doubtful(content, count=48):
     """Pictures whose two best classes score nearly the same."""
     images = pictures(400, 3)
-    scores = np.sort(int8_search._run(content, images), 1)
+    scores = np.sort(run(content, images), 1)
     return images[np.argsort(np.log(scores[:, -1] / scores[:, -2]))[:count]]
 
 
@@ -94,8 +93,8 @@ def test_equalizing_does_not_change_what_the_network_computes(model, content):
     assert len(scales) == len(swishes) - 1
     graph.equalize(scales)
     images = pictures(4, 1)
-    expected = int8_search._run(content, images)
-    found = int8_search._run(graph.content(), images)
+    expected = run(content, images)
+    found = run(graph.content(), images)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert len(graph.content()) < 1.1 * len(content)
 
@@ -108,9 +107,7 @@ def test_constants_that_operators_share_are_kept_apart(small, tmp_path):
     graph = Graph(fresh)
     graph.equalize(scales_of(graph))
     images = pictures(2, 1)
-    np.testing.assert_allclose(
-        int8_search._run(graph.content(), images), int8_search._run(fresh, images), atol=1e-6
-    )
+    np.testing.assert_allclose(run(graph.content(), images), run(fresh, images), atol=1e-6)
 
 
 def test_inverse_scales_are_steps_of_eight_bits():
@@ -144,17 +141,19 @@ def test_channels_that_are_all_but_dead_keep_their_bias(model, tmp_path):
     changed.get_layer("block1a_project_bn").beta.assign(np.full(kernel.shape[-1], 3.0, np.float32))
     content = float_content(changed, tmp_path)
     images = pictures(16, 2)
-    expected = int8_search._run(content, images)
-    found = int8_search._run(plain_int8(content, images), images)
+    expected = run(content, images)
+    found = run(plain_int8(content, images), images)
     assert np.abs(found - expected).mean() < 0.01
 
 
 def test_what_holds_is_left_alone(content):
-    images, check = pictures(24, 2), pictures(40, 3)
-    file, report = quantize_int8(content, images, check, min_agreement=0)
+    ranges, check = pictures(24, 2), pictures(40, 3)
+    images = SearchImages(ranges, ranges, check)
+    file, report = quantize_int8(content, images, min_agreement=0)
     assert not report.equalized
-    assert not report.in_float
-    expected, found = int8_search._run(content, check), int8_search._run(file, check)
+    assert not report.float_parts
+    assert report.images == 40
+    expected, found = run(content, check), run(file, check)
     assert report.agreement == np.mean(expected.argmax(1) == found.argmax(1))
     assert 0 < report.size < 0.6
     assert 5 < report.signal_to_noise < 60
@@ -162,35 +161,35 @@ def test_what_holds_is_left_alone(content):
 
 def test_lopsided_channels_are_found_and_equalized(lopsided):
     images, check = pictures(24, 2), doubtful(lopsided)
-    plain = int8_search._run(plain_int8(lopsided, images), check)
-    expected = int8_search._run(lopsided, check)
+    plain = run(plain_int8(lopsided, images), check)
+    expected = run(lopsided, check)
     before = np.mean(expected.argmax(1) == plain.argmax(1))
     assert before < 0.9
     gate = before + 0.05
-    file, report = quantize_int8(lopsided, images, check, min_agreement=gate)
+    file, report = quantize_int8(lopsided, SearchImages(images, images, check), gate)
     assert (report.agreement or 0) >= gate
     gains = {swish.layer: swish.gain for swish in report.equalized}
     assert gains["block2a_expand_conv"] == max(gains.values()) > 3
-    found = int8_search._run(file, check)
+    found = run(file, check)
     assert np.abs(found - expected).mean() < 0.75 * np.abs(plain - expected).mean()
 
 
 def test_parts_stay_in_float_where_nothing_else_helps(lopsided, monkeypatch):
     monkeypatch.setattr(int8_search, "MIN_GAIN", np.inf)  # equalize nothing
     content = lopsided
-    images, check = pictures(24, 2), doubtful(lopsided)
-    _, plain = quantize_int8(content, images, check, min_agreement=0)
+    ranges = pictures(24, 2)
+    images = SearchImages(ranges, ranges, doubtful(lopsided))
+    _, plain = quantize_int8(content, images, min_agreement=0)
     assert plain.agreement is not None
     gate = plain.agreement + 0.05
-    assert gate > plain.agreement
-    file, report = quantize_int8(content, images, check, min_agreement=gate)
+    file, report = quantize_int8(content, images, min_agreement=gate)
     assert (report.agreement or 0) >= gate
-    assert report.in_float
-    assert report.in_float[0].gain == max(part.gain for part in report.in_float)
+    assert report.float_parts
+    assert report.float_parts[0].gain == max(part.gain for part in report.float_parts)
     assert report.size > plain.size
     names = set(Graph(content).parts())
-    assert {part.part for part in report.in_float} <= names
-    shapes, floats = Graph(file).shapes(), report.in_float[0].part
+    assert {part.part for part in report.float_parts} <= names
+    shapes, floats = Graph(file).shapes(), report.float_parts[0].part
     kept = [name for name in Graph(content).parts()[floats] if name in shapes]
     from ai_edge_litert.interpreter import Interpreter
 
@@ -207,18 +206,19 @@ def test_a_gate_that_no_file_meets_is_said_so(model, tmp_path):
     head.kernel.assign(np.asarray(head.kernel) * 1e-4)
     head.bias.assign(np.zeros(CLASSES, np.float32))
     content = float_content(changed, tmp_path)
-    with pytest.raises(GateError, match=r"97\.0% of 24 images.*--min-agreement") as caught:
-        quantize_int8(content, pictures(8, 2), pictures(24, 3))
+    images = SearchImages(pictures(8, 2), pictures(8, 2), pictures(24, 3))
+    with pytest.raises(GateError, match=r"97\.0% of 24 calib.*--min-agreement") as caught:
+        quantize_int8(content, images)
+    assert caught.value.report
     assert caught.value.report.agreement is not None
     assert caught.value.report.agreement < 0.97
-    assert len(caught.value.report.in_float) == len(Graph(content).parts())
 
 
 def test_options_out_of_range_are_refused():
     with pytest.raises(ke.InputError, match=r"min_agreement=1\.5 must be from 0 to 1"):
-        Int8Options(min_agreement=1.5)
+        ExportOptions(min_agreement=1.5)
     with pytest.raises(ke.InputError, match="qat_epochs=-1 must be at least 0"):
-        Int8Options(qat_epochs=-1)
+        ExportOptions(qat_epochs=-1)
 
 
 def test_networks_without_swish_are_quantized(randomize, tmp_path):
@@ -229,7 +229,8 @@ def test_networks_without_swish_are_quantized(randomize, tmp_path):
     )
     content = float_content(randomize(lite, pictures(8, 9)), tmp_path)
     assert not Graph(content).equalizable()
-    _, report = quantize_int8(content, pictures(8, 2), pictures(8, 3), min_agreement=0)
+    images = SearchImages(pictures(8, 2), pictures(8, 2), pictures(8, 3))
+    _, report = quantize_int8(content, images, min_agreement=0)
     assert report.signal_to_noise > 5
 
 
@@ -238,6 +239,6 @@ def test_features_are_quantized_without_a_gate(small, randomize, tmp_path):
         ke.EfficientNet(small, include_top=False, input_shape=(SIZE, SIZE, 3)), pictures(8, 9)
     )
     content = float_content(features, tmp_path)
-    _, report = quantize_int8(content, pictures(8, 2), pictures(8, 3))
+    _, report = quantize_int8(content, SearchImages(*(pictures(8, seed) for seed in (2, 2, 3))))
     assert report.agreement is None
     assert report.signal_to_noise > 5

@@ -14,7 +14,7 @@ import keras_efficientnet as ke
 from keras_efficientnet import deploy
 from keras_efficientnet.data import images
 from keras_efficientnet.deploy.exportable import open_exportable
-from keras_efficientnet.deploy.saved_model import _prepared
+from keras_efficientnet.deploy.saved_model import prepare_encoded
 from keras_efficientnet.description import read_description
 
 NAMES = ("chat", "犬", "лиса", "naïve", "كلب", "sixth")
@@ -65,7 +65,7 @@ def test_files_are_prepared_as_in_evaluation(uploads):
     for name, content in uploads.items():
         for crop in (0.875, 1.0):
             expected = images.prepare(images.read(content), SIZE, crop).astype(int)
-            difference = np.abs(_prepared(content, SIZE, crop).numpy() - expected)
+            difference = np.abs(prepare_encoded(content, SIZE, crop).numpy() - expected)
             # Pillow rounds and clips between its two passes, which shows at hard edges.
             assert difference.max() <= 6, name
             assert difference.mean() < 0.3, name
@@ -88,7 +88,9 @@ def test_an_orientation_in_the_other_order_of_bytes_is_found(photos):
     other = content[: start - 8] + (len(little) + 8).to_bytes(2) + b"Exif\0\0" + little
     other += content[start - 8 + length :]
     assert images.read(other).size == images.read(content).size == (110, 150)
-    np.testing.assert_array_equal(_prepared(other, 32, 1.0), _prepared(content, 32, 1.0))
+    np.testing.assert_array_equal(
+        prepare_encoded(other, 32, 1.0), prepare_encoded(content, 32, 1.0)
+    )
 
 
 PLAIN_TENSORFLOW = """
@@ -137,7 +139,7 @@ def test_tensorflow_alone_serves_pixels_and_files(
     np.savez(arrays, photos=photos, scores=scores, uploads=files)
     run_python(PLAIN_TENSORFLOW, folder, arrays, answers)
     served = json.loads(answers.read_text(encoding="utf-8"))
-    prepared = [_prepared(content, SIZE, 0.875) for content in uploads.values()]
+    prepared = [prepare_encoded(content, SIZE, 0.875) for content in uploads.values()]
     same = []
     for content, labels, found, row in zip(
         uploads.values(),
@@ -175,7 +177,7 @@ def test_features_are_served_and_preprocessing_outside_concerns_floats_only(
     served = loaded.signatures["serving_default"](images=tf.constant(floats))["features"]
     np.testing.assert_allclose(served, expected, atol=tolerance)
     (served,) = loaded.serve_encoded(tf.constant([uploads["png"]])).values()
-    alone = inside.predict(_prepared(uploads["png"], SIZE, 0.875)[None], verbose=0)
+    alone = inside.predict(prepare_encoded(uploads["png"], SIZE, 0.875)[None], verbose=0)
     np.testing.assert_allclose(served, alone, atol=tolerance)
 
 

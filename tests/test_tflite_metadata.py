@@ -23,7 +23,7 @@ def photos():
 @pytest.fixture(scope="module")
 def network(small, tell_apart, photos):
     model = ke.EfficientNet(small, classes=5, input_shape=(SIZE, SIZE, 3), name="Tierchen")
-    texts = {"description": "Fünf Tiere", "author": "Ælfred", "license": "Apache-2.0"}
+    texts = {"summary": "Fünf Tiere", "author": "Ælfred", "license": "Apache-2.0"}
     return open_exportable(tell_apart(model, photos), {"class_names": NAMES, **texts})
 
 

@@ -12,9 +12,7 @@ from keras_efficientnet.cli.common import json_option, print_json, print_table, 
 @click.option(
     "--threads", type=int, multiple=True, help="Cores to use; repeatable. [default: 1 and all]"
 )
-@click.option(
-    "--repeats", type=int, default=50, show_default=True, help="Turns that each model takes."
-)
+@click.option("--repeats", type=int, default=50, show_default=True, help="Rounds of measurement.")
 @click.option(
     "--batch", type=int, default=32, show_default=True, help="Images at once, for throughput."
 )
@@ -22,9 +20,9 @@ from keras_efficientnet.cli.common import json_option, print_json, print_table, 
 def benchmark(models, threads, repeats, batch, as_json):
     """Measure the speed, memory and size of model files side by side.
 
-    Each MODEL, a .keras, .tflite or .onnx file or a SavedModel folder, runs in a fresh process,
-    and the processes take turns. Latency is that of the network for one image, throughput
-    that for a batch; "speedup" compares with the first model, turn by turn.
+    Each MODEL, a .keras, .tflite or .onnx file or a SavedModel folder, runs in a process of its
+    own, and the measurements are interleaved in rounds. Latency is that of the network for one
+    image, throughput that for a batch; "speedup" compares with the first model, round by round.
 
     \b
     Example:
@@ -42,7 +40,7 @@ def benchmark(models, threads, repeats, batch, as_json):
         *("model", "cores", "latency, ms\np50 / p90 / p99", "speedup", "images\n/s"),
         *("load\ns", "memory\nMB", "file\nMB"),
     )
-    # Eight columns shall fit into 80 characters.
+    # So that eight columns fit into 80 characters.
     rows.box, rows.padding, rows.columns[0].overflow = box.SIMPLE_HEAD, (0, 1, 0, 0), "fold"
     before = None
     for result in report["results"]:
@@ -60,7 +58,7 @@ def benchmark(models, threads, repeats, batch, as_json):
         before = result["model"]
     print_table(rows)
     machine = report["machine"]
-    click.echo(f"{machine['processor']}, {machine['cores']} cores; {repeats} turns each.")
+    click.echo(f"{machine['processor']}, {machine['cores']} cores; {repeats} rounds.")
 
 
 def _short(path: str) -> str:

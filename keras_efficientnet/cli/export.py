@@ -2,8 +2,9 @@
 
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,10 +14,14 @@ from keras_efficientnet.cli.common import (
     import_tensorflow,
     json_option,
     percent,
-    print_artifacts,
     print_json,
+    print_table,
+    table,
 )
 from keras_efficientnet.errors import InputError, reason
+
+if TYPE_CHECKING:
+    from keras_efficientnet.deploy.export_report import ExportReport, Int8Report
 
 
 @click.command()
@@ -44,14 +49,14 @@ from keras_efficientnet.errors import InputError, reason
     type=click.FloatRange(0, 1),
     default=0.97,
     show_default=True,
-    help="Share of held-out images on which int8 must name the same class as MODEL.",
+    help="Share of held-out images on which an int8 file must decide as MODEL does.",
 )
 @click.option(
     "--qat-epochs",
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Passes over the training images that fine-tune MODEL for int8, without labels.",
+    help="Passes over training images that fine-tune MODEL for int8, without labels.",
 )
 @click.option("--dynamic-batch", is_flag=True, help="Take any number of images at once, not one.")
 @click.option(
@@ -62,7 +67,7 @@ from keras_efficientnet.errors import InputError, reason
     type=click.Path(path_type=Path),
     help="Text file of the class names, one a line. [default: the model's own]",
 )
-@click.option("--description", help="A sentence for the files' metadata.")
+@click.option("--description", "summary", help="A sentence for the files' metadata.")
 @click.option("--author", help="Likewise.")
 @click.option("--license", help="Likewise, such as Apache-2.0.")
 @click.option(
@@ -70,27 +75,13 @@ from keras_efficientnet.errors import InputError, reason
 )
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 @json_option
-def export(
-    model,
-    formats,
-    quantize,
-    load_data,
-    min_agreement,
-    qat_epochs,
-    dynamic_batch,
-    image_size,
-    labels,
-    output,
-    overwrite,
-    as_json,
-    **texts,
-):
+def export(model, formats, quantize, load_data, labels, output, as_json, **settings):
     """Convert MODEL, a .keras file or a SavedModel folder, and check every result.
 
     Writes model.keras, saved_model/, model_QUANTIZE.tflite and model.onnx, as asked for, and
-    a model card. Each is reloaded in a fresh process and compared with MODEL before it is
+    a model card. Each is reloaded by a fresh interpreter and compared with MODEL before it is
     put in place: on the held-out images of --calibration where it is given, and on random
-    pixels where it is not. .tflite files hold built-in operators only and standard metadata.
+    pixels where it is not. .tflite files have built-in operators only and standard metadata.
 
     \b
     Examples:
@@ -104,15 +95,15 @@ def export(
     # The converters are TensorFlow's, whatever backend has trained.
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import_tensorflow()
-    from keras_efficientnet.deploy.exporting import ExportError
+    from keras_efficientnet.deploy.export_options import ExportOptions
+    from keras_efficientnet.deploy.export_report import ExportError
     from keras_efficientnet.deploy.exporting import export as run
-    from keras_efficientnet.deploy.int8_search import Int8Options
 
-    description: dict[str, Any] = {name: text for name, text in texts.items() if text is not None}
-    if image_size is not None:
-        description["image_size"] = image_size
+    named = ("image_size", "summary", "author", "license")
+    description = {name: settings[name] for name in named if settings[name] is not None}
     if labels is not None:
         description["class_names"] = _class_names(labels)
+    asked = ("min_agreement", "qat_epochs", "dynamic_batch")
     failure = None
     try:
         report = run(
@@ -122,44 +113,62 @@ def export(
             quantize or "float32",
             load_data,
             description=description,
-            dynamic_batch=dynamic_batch,
-            int8=Int8Options(min_agreement, qat_epochs),
-            overwrite=overwrite,
+            options=ExportOptions(**{name: settings[name] for name in asked}),
+            overwrite=settings["overwrite"],
         )
     except ExportError as error:
         report, failure = error.report, error
     if as_json:
-        print_json(report)
-    elif report["files"]:
+        print_json(asdict(report))
+    elif report.files:
         _print(model, report)
     if failure:
         click.echo(f"Error: {' '.join(str(failure).split())}", err=True)
         sys.exit(1)
 
 
-def _print(model: Path, report: dict[str, Any]) -> None:
-    print_artifacts(report)
-    if "source_accuracy" in report:
-        click.echo(f"{model.name} itself: {percent(report['source_accuracy'])} right.")
-    click.echo(f"Compared on {report['images']} {report['compared_on']}.")
-    if (int8 := report["quantization"].get("tflite_int8")) is not None:
-        _print_int8(int8)
-    for name, operators in report["operators"].items():
-        counts = ", ".join(f"{count} {operator}" for operator, count in operators.items())
-        click.echo(f"Operators of {name}: {counts}.")
-    click.echo(f"Written to {report['output']}.")
+def print_files(report: "ExportReport") -> None:
+    """Prints a row for each file: how right it is, how near to the model, how large, how fast."""
+    rows = table("file", "accuracy", "agreement", "max difference", "size", "one image")
+    for file in report.files:
+        rows.add_row(
+            file.name,
+            *(
+                "-" if share is None else percent(share)
+                for share in (file.accuracy, file.agreement)
+            ),
+            f"{file.max_abs_difference:.1e}",
+            f"{file.size / 1e6:.1f} MB",
+            "-" if file.latency_ms is None else f"{file.latency_ms:.3g} ms",
+        )
+    print_table(rows)
 
 
-def _print_int8(report: dict[str, Any]) -> None:
-    """Says what the int8 file took, a line for each step."""
-    size, latency = percent(report["size"]), percent(report["latency"])
-    click.echo(f"int8 has {size} of the float file's size and {latency} of its latency.")
-    for swish in report["equalized"]:
-        click.echo(f"  {swish['layer']}: channels equalized, {swish['gain']:+.1f} dB.")
-    for part in report["in_float"]:
+def _print(model: Path, report: "ExportReport") -> None:
+    print_files(report)
+    if report.source_accuracy is not None:
+        click.echo(f"{model.name} itself: {percent(report.source_accuracy)} right.")
+    click.echo(f"Compared on {report.images} {report.compared_on}.")
+    for file in report.files:
+        if file.int8:
+            _print_int8(file.int8)
+    for file in report.files:
+        if file.operators:
+            counts = ", ".join(f"{count} {name}" for name, count in file.operators.items())
+            click.echo(f"Operators of {file.name}: {counts}.")
+    click.echo(f"Written to {report.directory}.")
+
+
+def _print_int8(report: "Int8Report") -> None:
+    """Says what int8 took, a line for each step."""
+    size, latency = percent(report.size), percent(report.latency)
+    click.echo(f"int8 has {size} of the float32 file's size and {latency} of its latency.")
+    for swish in report.equalized:
+        click.echo(f"  {swish.layer}: channels equalized, {swish.gain:+.1f} dB.")
+    for part in report.float_parts:
         click.echo(
-            f"  {part['part']} stays float: {part['gain']:+.1f} dB, {part['size'] / 1e3:+.0f} kB, "
-            f"latency x{part['latency']:.2f}."
+            f"  {part.part} stays in float32: {part.gain:+.1f} dB, {part.size / 1e3:+.0f} kB, "
+            f"latency x{part.latency:.2f}."
         )
 
 

@@ -2,9 +2,9 @@
 
 import html
 from pathlib import Path
-from typing import Any
 
 from keras_efficientnet.cost import network_cost
+from keras_efficientnet.deploy.export_report import ExportedFile, ExportReport
 from keras_efficientnet.deploy.exportable import ExportableModel
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.files import atomic_write
@@ -18,67 +18,61 @@ NAMED_CLASSES = 100
 NOT_STATED = "Not stated."
 
 
-def update(path: Path, network: ExportableModel, report: dict[str, Any]) -> None:
+def update(path: Path, exportable: ExportableModel, report: ExportReport) -> None:
     """Writes a model card, or brings the table of files in one that is there up to date.
 
     Whatever else a card says is left alone: it may have been edited since.
 
     Args:
         path: of the card.
-        network: what the files were made of.
+        exportable: the model that the files were made of.
         report: what `export` returns.
     """
-    text = path.read_text(encoding="utf-8") if path.exists() else _card(network)
+    text = path.read_text(encoding="utf-8") if path.exists() else _card(exportable)
     lines = text.rstrip("\n").split("\n")
     if _HEADER[0] not in lines:  # a card from elsewhere
         lines += ["", "## Files", "", *_HEADER]
     begin = end = lines.index(_HEADER[0]) + len(_HEADER)
     while end < len(lines) and lines[end].startswith("|"):
         end += 1
-    rows = {row.split(" | ")[0]: row for row in [*lines[begin:end], *_rows(report)]}
-    lines[begin:end] = rows.values()
+    rows = [*lines[begin:end], *(_row(file, report) for file in report.files)]
+    lines[begin:end] = {row.split(" | ")[0]: row for row in rows}.values()
     with atomic_write(path, overwrite=True) as written:
         written.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _rows(report: dict[str, Any]) -> list[str]:
-    """A line of the table for each file of a report."""
-    rows = []
-    names = report["max_abs_difference"]
-    for (file, size), name in zip(report["files"].items(), names, strict=True):
-        shares = (
-            f"{100 * report[key][name]:.1f} %" if name in report.get(key, ()) else "-"
-            for key in ("test_accuracy", "agreement")
-        )
-        rows.append(
-            f"| `{file}` | {' | '.join(shares)} | {report['max_abs_difference'][name]:.1e} | "
-            f"{report['images']} {report['compared_on']} | {size / 1e6:.1f} MB |"
-        )
-    return rows
+def _row(file: ExportedFile, report: ExportReport) -> str:
+    """A line of the table."""
+    shares = (file.accuracy, file.agreement)
+    accuracy, agreement = ("-" if share is None else f"{100 * share:.1f} %" for share in shares)
+    return (
+        f"| `{file.name}` | {accuracy} | {agreement} | {file.max_abs_difference:.1e} | "
+        f"{report.images} {report.compared_on} | {file.size / 1e6:.1f} MB |"
+    )
 
 
-def _card(network: ExportableModel) -> str:
+def _card(exportable: ExportableModel) -> str:
     """A card without any file in its table."""
-    description = network.description
+    description = exportable.description
     sections = {
         "Files": "\n".join(
             [
                 *_HEADER,
                 "",
-                "Every file was loaded in a fresh process and compared with the model that it was",
-                "made of: agreement is the share of images with the same best class, and the",
-                "largest difference is one of outputs.",
+                "Every file was loaded by a fresh interpreter and compared with the model that it",
+                "was made of: agreement is the share of images on which both decide alike, and the",
+                "largest difference is that of any output.",
             ]
         ),
         "Data": f"{_plain(description.data) or NOT_STATED}{_classes(description.class_names)}",
         "Recipe": f"```\n{description.recipe.replace('```', '` ` `')}\n```"
         if description.recipe
         else NOT_STATED,
-        "Intended use": _intended_use(network),
+        "Intended use": _intended_use(exportable),
         "Licence": _plain(description.license)
         or f"{NOT_STATED} Ask whoever made the model before you use it or pass it on.",
     }
-    facts = [f"| {name} | {value} |" for name, value in _facts(network).items()]
+    facts = [f"| {name} | {value} |" for name, value in _facts(exportable).items()]
     parts = [
         f"# {_plain(description.title)}",
         _plain(description.summary),
@@ -94,20 +88,20 @@ def _plain(text: str) -> str:
     return "".join(f"&#{ord(sign)};" if sign in "|[]`" else sign for sign in text)
 
 
-def _facts(network: ExportableModel) -> dict[str, str]:
-    description, (height, width, channels) = network.description, network.shape
+def _facts(exportable: ExportableModel) -> dict[str, str]:
+    description, (height, width, channels) = exportable.description, exportable.shape
     facts = {
         "architecture": _plain(description.title),
         "input": f"{width} x {height} pixels of {channels} channels, 0-255",
         "preprocessing": description.preprocessing,
-        "output": _output(network),
+        "output": _output(exportable),
         "author": _plain(description.author) or NOT_STATED,
     }
-    if network.model:
-        parameters = network.model.count_params()
+    if exportable.model:
+        parameters = exportable.model.count_params()
         facts["parameters"] = f"{parameters:,}"
         try:
-            whole = network_cost(description.variant, height, network.output_shape[-1], channels)
+            whole = network_cost(description.variant, height, exportable.output_shape[-1], channels)
         except InputError:  # none of the published networks
             return facts
         if whole.parameters == parameters:  # and not one with another head
@@ -115,11 +109,11 @@ def _facts(network: ExportableModel) -> dict[str, str]:
     return facts
 
 
-def _output(network: ExportableModel) -> str:
-    if not network.classifies:
-        return f"features of shape {network.output_shape}"
-    kind = "probability" if network.gives_probabilities else "score"
-    return f"a {kind} for each of {network.output_shape[0]} classes"
+def _output(exportable: ExportableModel) -> str:
+    if not exportable.classifies:
+        return f"features of shape {exportable.output_shape}"
+    kind = "probability" if exportable.gives_probabilities else "score"
+    return f"a {kind} for each of {exportable.output_shape[0]} classes"
 
 
 def _classes(names: tuple[str, ...]) -> str:
@@ -130,8 +124,8 @@ def _classes(names: tuple[str, ...]) -> str:
     return f"\n\nClasses: {some}{f' and {more} more' if more > 0 else ''}."
 
 
-def _intended_use(network: ExportableModel) -> str:
-    if not network.classifies:
+def _intended_use(exportable: ExportableModel) -> str:
+    if not exportable.classifies:
         return (
             "Turns an image into features for another model to work on. Measure that one on your "
             "own images before you rely on it."

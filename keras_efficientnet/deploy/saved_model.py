@@ -115,7 +115,7 @@ def _serve_encoded(encoded, network: ExportableModel, serve, output: str) -> dic
 
     description = network.description
     images = tf.map_fn(
-        lambda content: _prepared(content, description.image_size, description.crop_fraction),
+        lambda content: prepare_encoded(content, description.image_size, description.crop_fraction),
         encoded,
         fn_output_signature=tf.TensorSpec(network.shape, tf.uint8),
     )
@@ -128,8 +128,8 @@ def _serve_encoded(encoded, network: ExportableModel, serve, output: str) -> dic
     return {"labels": tf.gather(labels, best), "scores": scores}
 
 
-def _prepared(content, size: int, crop_fraction: float):
-    """`images.read` and `images.prepare` in TensorFlow operations, up to rounding.
+def prepare_encoded(content, size: int, crop_fraction: float):
+    """Decodes and prepares an image in TensorFlow operations: `images.read` and `images.prepare`.
 
     Args:
         content: a scalar string, the content of a JPEG, PNG, BMP or GIF file.
