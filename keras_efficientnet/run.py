@@ -32,7 +32,13 @@ from keras_efficientnet.report import (
     render,
     summarize_scores,
 )
-from keras_efficientnet.run_folder import IF_EXISTS, IfExists, open_run_folder, refuse_existing
+from keras_efficientnet.run_folder import (
+    IF_EXISTS,
+    IfExists,
+    RunFolder,
+    open_run_folder,
+    refuse_existing,
+)
 from keras_efficientnet.training import distribution
 from keras_efficientnet.training.planning import describe_recipe, plan_stages
 from keras_efficientnet.training.recipes import Recipe
@@ -226,7 +232,9 @@ def _of_full_batches(recipe: Recipe, data: Dataset) -> Recipe:
     return dataclasses.replace(recipe, batch_size=min(recipe.batch_size, len(data.train)))
 
 
-def _run_folder(output: Path, run: _Run, if_exists: IfExists):
+def _run_folder(
+    output: Path, run: _Run, if_exists: IfExists
+) -> contextlib.AbstractContextManager[RunFolder | None]:
     """Opens the run's folder in the first process; there is none in the others."""
     if not distribution.is_first():
         return contextlib.nullcontext()
@@ -260,33 +268,25 @@ def _trained(
 
 
 def _load(model: keras.Model, weights: str, recipe: Recipe) -> Recipe:
-    """Loads weights; returns the recipe, which trains first what got none when fine-tuning."""
+    """Loads weights; returns the recipe, which names the first layer that got none."""
     report = load_weights(model, weights, strict=not recipe.fine_tuning)
     if report.unexpected or report.mismatched or report.differences:
         raise InputError(f"Weights {weights!r} do not fit: {report.problems()}.")
     if not (recipe.fine_tuning and report.missing):
         return recipe
     print(
-        f"Starting from random weights, which {weights} lacks: {', '.join(report.missing)}",
-        file=sys.stderr,
+        f"Initialized at random, as not in {weights}: {', '.join(report.missing)}", file=sys.stderr
     )
-    loaded = {
-        id(variable)
-        for name, variable in structure.variables(model).items()
-        if name in report.loaded
-    }
-    fresh = next(
-        layer.name
-        for layer in model.layers
-        if any(id(variable) not in loaded for variable in layer.weights)
-    )
-    tuning = dataclasses.replace(recipe.fine_tuning, fresh_from=fresh)
+    variables = structure.variables(model).items()
+    fresh = {id(variable) for name, variable in variables if name not in report.loaded}
+    first = next(layer.name for layer in model.layers if fresh & set(map(id, layer.weights)))
+    tuning = dataclasses.replace(recipe.fine_tuning, fresh_from=first)
     return dataclasses.replace(recipe, fine_tuning=tuning)
 
 
 @contextlib.contextmanager
 def dtype_policy(precision: str) -> Iterator[None]:
-    """Sets what networks that are built inside compute in."""
+    """Sets the dtype policy of networks built inside the context."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:

@@ -158,13 +158,15 @@ def test_a_run_leaves_everything_it_promises(trained, photos):
         "model_float32.tflite",
         "model_int8.tflite",
     ]
-    assert all(file.latency_ms > 0 for file in export.files)
+    assert all(file.latency_ms for file in export.files)
     assert export.file("model_float32.tflite").agreement == 1
     assert export.file("saved_model").agreement == 1
-    assert export.file("model.keras").accuracy == export.source_accuracy > 0.6  # 1/3 by chance
+    assert export.file("model.keras").accuracy == export.source_accuracy
+    assert (export.source_accuracy or 0) > 0.6  # 1/3 by chance
     assert export.file("model.keras").size == (trained / "model.keras").stat().st_size
     assert (export.directory, export.failed) == (str(trained), ())
     assert (export.images, export.preprocessing) == (12, "inside the graph")
+    assert report.evaluation
     assert report.evaluation.file == "model_float32.tflite"
     assert report.evaluation.result.accuracy == pytest.approx(export.source_accuracy)
     assert np.sum(report.evaluation.matrix) == 12
