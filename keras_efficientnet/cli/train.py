@@ -179,11 +179,11 @@ def train(load_data, network, recipe, config, cluster, results, as_json):
       KERAS_BACKEND=jax keras-efficientnet train --hosts 10.0.0.1:8476,10.0.0.2:8476 --process-id 0
     """
     from keras_efficientnet import scaling
-    from keras_efficientnet.training import distribution
+    from keras_efficientnet.training import check_jax, on_hosts
 
     # These show mistakes before the seconds that TensorFlow takes to load.
     scaling.get_variant(network["variant"])
-    distribution.check_jax()
+    check_jax()
     hosts, process_id = cluster["hosts"], cluster["process_id"]
     if (hosts is None) != (process_id is None):
         raise InputError("--hosts and --process-id go together.")
@@ -201,7 +201,7 @@ def train(load_data, network, recipe, config, cluster, results, as_json):
             **network,
         )
 
-    report = distribution.on_hosts(run, hosts, process_id) if hosts else run()
+    report = on_hosts(run, hosts, process_id) if hosts else run()
     if as_json:
         print_json(report and dataclasses.asdict(report))
     elif report is None:
