@@ -22,11 +22,12 @@ STDLIB_ONLY = {
 }
 GRAPH = {
     "gradients": set(),
+    "variable_names": set(),
     "layers": {"errors", "gradients"},
-    "model": {"layers", "scaling", "spec", "errors"},
+    "model": {"layers", "scaling", "spec", "errors", "variable_names"},
     "losses": set(),
     "task": {"errors", "losses"},
-    "weights": {"model", "layers", "scaling", "spec", "errors", "files"},
+    "weights": {"model", "layers", "scaling", "spec", "errors", "files", "description", "task"},
     "variants": {"model", "layers", "scaling", "spec", "errors", "weights"},
 }
 CORE = {*STDLIB_ONLY, *GRAPH}
@@ -44,7 +45,8 @@ ALLOWED = {
     "report": {"data", "deploy", "errors", "files", "plots", "native_logs"},
     "training": CORE | {"data", "files", "native_logs"},
     "study": CORE | {"data", "deploy", "description", "training", "files", "native_logs"},
-    "run": CORE | {"data", "deploy", "description", "files", "native_logs", "report", "training"},
+    "run": CORE
+    | {"data", "deploy", "description", "files", "native_logs", "report", "run_folder", "training"},
 }
 
 
