@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from keras_efficientnet import InputError
-from keras_efficientnet.training import distribution, run_checkpoints
+from keras_efficientnet.training import on_hosts, run_checkpoints
 
 FLOWERS = Path(__file__).parents[2] / "shared" / "data" / "flowers"
 
@@ -31,7 +31,7 @@ import dataclasses, json, os, sys
 import keras
 import numpy as np
 import keras_efficientnet as ke
-from keras_efficientnet.training import distribution, fit, over_devices, recipe
+from keras_efficientnet.training import distribution, fit, on_hosts, over_devices, recipe
 
 b0 = ke.spec.VARIANTS["B0"]
 tiny = dataclasses.replace(
@@ -103,7 +103,7 @@ def work():
         assert (os.SCHED_BATCH in policies) == bool(hosts)
     return history, model.get_weights()
 
-history, weights = distribution.on_hosts(work, hosts, int(process_id)) if hosts else work()
+history, weights = on_hosts(work, hosts, int(process_id)) if hosts else work()
 np.savez(output, *weights, history=json.dumps(history))
 """
 )
@@ -140,10 +140,12 @@ def test_two_devices_train_as_one(photos, run_python):
 
 LOST = """
 import sys
+from keras_efficientnet.errors import RunError
 from keras_efficientnet.training import distribution
+from keras_efficientnet.training import hosts as processes
 
 hosts, process_id = sys.argv[1:]
-distribution.HEARTBEAT_SECONDS = 2
+processes.HEARTBEAT_SECONDS = 2
 
 def work():
     while True:
@@ -151,8 +153,8 @@ def work():
         print("working", flush=True)
 
 try:
-    distribution.on_hosts(work, hosts, int(process_id))
-except distribution.InputError as error:
+    processes.on_hosts(work, hosts, int(process_id))
+except RunError as error:
     print(error)
 """
 
@@ -224,8 +226,8 @@ def test_a_process_whose_partner_is_killed_says_so(lost):
         killed.kill()
         *_, answer = finished(left).splitlines()
     assert answer == (
-        "Another process of the run was lost, and the run ends here; start all of them again with "
-        "--resume to go on from the last checkpoint."
+        "Another process of the run was lost, and the run ends here; start all processes again "
+        "with --resume to go on from the last checkpoint."
     )
 
 
@@ -243,29 +245,28 @@ def test_a_process_that_finds_no_partner_says_so():
 @pytest.mark.parametrize(
     ("hosts", "process_id", "message"),
     [
-        ("10.0.0.1", 0, "must be addresses such as .* '10.0.0.1' is none"),
-        ("10.0.0.1:8476,:8476", 0, "':8476' is none"),
-        ("10.0.0.1:8476, 10.0.0.2:8476", 0, "' 10.0.0.2:8476' is none"),
-        ("10.0.0.1:65536", 0, "'10.0.0.1:65536' is none"),
-        ("10.0.0.1:8476,[::1]:8476", 2, "process_id=2 must be from 0 to 1 with 2 hosts"),
+        ("10.0.0.1", 0, "hosts='10.0.0.1' must be addresses such as"),
+        ("10.0.0.1:8476,:8476", 0, "must be addresses such as"),
+        ("10.0.0.1:8476, 10.0.0.2:8476", 0, "must be addresses such as"),
+        ("10.0.0.1:8476,[::1]:8476", 2, "process_id=2 must be from 0 to 1"),
         ("10.0.0.1:8476", -1, "process_id=-1 must be from 0 to 0"),
     ],
 )
 def test_wrong_addresses_are_refused(hosts, process_id, message):
     with pytest.raises(InputError, match=message):
-        distribution.on_hosts(dict, hosts, process_id)
+        on_hosts(dict, hosts, process_id)
 
 
 def test_several_hosts_need_the_jax_backend():
     with pytest.raises(InputError, match="Keras runs on tensorflow; set KERAS_BACKEND=jax"):
-        distribution.on_hosts(dict, "10.0.0.1:8476", 0)
+        on_hosts(dict, "10.0.0.1:8476", 0)
 
 
 def test_the_jax_backend_needs_jax(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'efficientnet-keras3\[distributed\]'"):
-        distribution.on_hosts(dict, "10.0.0.1:8476", 0)
+        on_hosts(dict, "10.0.0.1:8476", 0)
 
 
 def weights_of(model_file, folder):
@@ -310,9 +311,9 @@ def test_the_command_over_two_processes_survives_the_loss_of_one(photos, tmp_pat
             time.sleep(0.01)
         other.kill()
         _, complaint = one.communicate(timeout=300)
-        assert one.returncode == 2
+        assert one.returncode == 1
         assert complaint.splitlines()[-1].startswith(
-            "Error: Another process of the run was lost, and the run ends here; start all of them"
+            "Error: Another process of the run was lost, and the run ends here; start all processes"
         )
     assert [path.name for path in first.iterdir()] == ["flowers.partial"]
     assert 2 <= run_checkpoints.newest_step(first / "flowers.partial") < 12

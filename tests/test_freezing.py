@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import keras_efficientnet as ke
-from keras_efficientnet.training.freezing import learn_from
+from keras_efficientnet.training.freezing import fine_tune_from
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +62,18 @@ def test_frozen_batch_normalization_keeps_its_statistics_and_uses_them(small):
             np.testing.assert_array_equal(weight.numpy(), before[weight.path])
 
 
-def test_fine_tuning_learns_what_is_fresh_and_then_more(model):
-    learn_from(model, "fresh", "block7a_project_conv")
-    assert learning(model)[0] == "block7a_project_conv"
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("block7a_project_conv", "block7a_project_conv"),
+        # Later blocks are trained with the statistics they came with.
+        ("block6", "block6a_expand_conv"),
+        # What is fresh is always trained, also where the asked-for part comes after it.
+        ("classifier", "block7a_project_conv"),
+    ],
+)
+def test_fine_tuning_trains_what_is_fresh_and_then_more(model, name, first):
+    fine_tune_from(model, name, "block7a_project_conv")
+    assert learning(model)[0] == first
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert [norm.name for norm in norms if norm.trainable] == ["block7a_project_bn", "top_bn"]
-
-    # Later blocks learn with the statistics they came with.
-    learn_from(model, "block6", "block7a_project_conv")
-    assert learning(model)[0] == "block6a_expand_conv"
-    assert [norm.name for norm in norms if norm.trainable] == ["block7a_project_bn", "top_bn"]
-
-    # What is fresh always learns, also where the asked-for part comes after it.
-    learn_from(model, "classifier", "block7a_project_conv")
-    assert learning(model)[0] == "block7a_project_conv"

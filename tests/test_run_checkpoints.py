@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from keras_efficientnet import InputError
+from keras_efficientnet.errors import RunError
 from keras_efficientnet.training import run_checkpoints
 
 TENSORS = {
@@ -74,7 +75,7 @@ def test_half_written_ones_do_not_count(tmp_path):
 def test_a_failed_write_leaves_the_earlier_ones(tmp_path):
     write(tmp_path, 1)
     (tmp_path / "step-000000002.writing").mkdir()  # the name is taken: writing must fail
-    with pytest.raises(InputError, match="step-000000002"):
+    with pytest.raises(RunError, match="step-000000002"):
         write(tmp_path, 2)
     assert_newest(tmp_path, 1)
 

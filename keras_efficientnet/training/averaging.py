@@ -4,7 +4,8 @@ from typing import Any
 
 import keras
 
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import require
+from keras_efficientnet.training.progress import StepCounter
 
 
 class WeightAverage(keras.callbacks.Callback):
@@ -21,19 +22,25 @@ class WeightAverage(keras.callbacks.Callback):
 
     Args:
         decay: weight of the old average in the long run, in [0, 1).
-        steps_per_update: batches to one change of the weights: the optimizer's
+        steps_per_update: batches per optimizer step: the optimizer's
             `gradient_accumulation_steps`.
+        counter: of the run's batches; one of its own if None.
 
     Raises:
         InputError: if `decay` is out of range.
     """
 
-    def __init__(self, decay: float = 0.9999, steps_per_update: int = 1):
+    def __init__(
+        self,
+        decay: float = 0.9999,
+        steps_per_update: int = 1,
+        counter: StepCounter | None = None,
+    ):
         super().__init__()
-        if not 0 <= decay < 1:
-            raise InputError(f"decay={decay!r} must be at least 0 and below 1.")
+        require(0 <= decay < 1, "decay", decay, "at least 0 and below 1")
         self.decay, self.steps_per_update = decay, steps_per_update
-        self.steps = 0
+        self.counter = counter or StepCounter()
+        self.updates = self.counter.done // steps_per_update
         self.averages: list[Any] = []
         self._raw: list[Any] | None = None
 
@@ -52,19 +59,17 @@ class WeightAverage(keras.callbacks.Callback):
         self._swap_out()
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Batches are counted from 0 in each epoch."""
-        self._seen = 0
+        """Begins to count an epoch's batches."""
+        self.counter.on_epoch_begin(epoch)
 
     def on_train_batch_end(self, batch, logs=None):
-        """Updates the averages; several steps of one run_config count as one change."""
-        before = self.steps // self.steps_per_update
-        self.steps += batch + 1 - self._seen
-        self._seen = batch + 1
-        updates = self.steps // self.steps_per_update
-        if updates > before:
-            decay = min(self.decay, (1 + updates) / (10 + updates))
+        """Updates the averages, once where Keras ran several batches in one call."""
+        self.counter.on_train_batch_end(batch)
+        before, self.updates = self.updates, self.counter.done // self.steps_per_update
+        if self.updates > before:
+            decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
             sync(self.model)
-            self._update(decay ** (updates - before))
+            self._update(decay ** (self.updates - before))
 
     def on_test_begin(self, logs=None):
         """Evaluates with the averages."""
@@ -93,13 +98,13 @@ class WeightAverage(keras.callbacks.Callback):
 
 
 def sync(model: keras.Model) -> None:
-    """Brings a model's variables up to date: under JAX, `fit` holds them elsewhere."""
+    """Brings a model's variables up to date: on JAX, `fit` keeps their values elsewhere."""
     if keras.backend.backend() == "jax":
         model.jax_state_sync()
 
 
 def _copy(variable) -> Any:
-    """Reads a variable. JAX's training step gives up the arrays it is handed."""
+    """Reads a variable. JAX's training step frees the arrays it is given."""
     return keras.ops.copy(variable) if keras.backend.backend() == "jax" else variable
 
 

@@ -1,4 +1,4 @@
-"""Chooses which layers of a network learn."""
+"""Chooses which layers of a network are trained."""
 
 import re
 
@@ -11,9 +11,9 @@ CLASSIFIER = "predictions"
 
 
 def freeze_batch_norm(model: keras.Model) -> keras.Model:
-    """Makes every batch normalization of a model, nested ones too, keep its statistics.
+    """Freezes every batch normalization of a model and of models inside it.
 
-    A frozen one normalizes with its moving statistics in training as well, and neither
+    A frozen one normalizes with its moving statistics in training too, and neither
     they nor its scale and offset change. This is what fine-tuning on small batches
     needs. Compile the model afterwards.
 
@@ -29,14 +29,14 @@ def freeze_batch_norm(model: keras.Model) -> keras.Model:
 
 
 def unfreeze_from(model: keras.Model, name: str) -> keras.Model:
-    """Lets a part of a network and all that follows it learn, and nothing ahead of it.
+    """Makes a part of a network and all layers after it trainable, and freezes all before it.
 
-    Batch normalization there learns too: call `freeze_batch_norm` afterwards to keep its
+    Batch normalization there is trained too: call `freeze_batch_norm` afterwards to keep its
     statistics. Compile the model afterwards.
 
     Args:
         model: a network that a builder of this package returned.
-        name: where learning begins: a stage such as `"block6"`, a block such as
+        name: first part that is trained: a stage such as `"block6"`, a block such as
             `"block6b"`, a layer, `"head"` for the last convolution, `"classifier"` for the
             last layer alone, or `"stem"` for everything.
 
@@ -52,25 +52,21 @@ def unfreeze_from(model: keras.Model, name: str) -> keras.Model:
     return model
 
 
-def learn_from(model: keras.Model, name: str, fresh_from: str) -> None:
-    """Lets a network learn from a part on, for fine-tuning.
+def fine_tune_from(model: keras.Model, name: str, fresh_from: str) -> None:
+    """Makes the layers trainable that one phase of fine-tuning trains.
 
-    All layers without pretrained weights learn, and the statistics of batch normalization
-    ahead of them stay.
+    All layers without pretrained weights are, and batch normalization before them is frozen.
 
     Args:
         model: a network that a builder of this package returned.
-        name: where learning begins at the latest, as for `unfreeze_from`; `"fresh"` for
-            `fresh_from`.
-        fresh_from: first layer without pretrained weights.
+        name: first part that is trained at the latest, as for `unfreeze_from`.
+        fresh_from: first part without pretrained weights, as for `unfreeze_from`.
 
     Raises:
         InputError: if the model has no such part.
     """
     fresh = _position(model, fresh_from)
-    unfreeze_from(model, fresh_from)
-    if name != "fresh" and _position(model, name) < fresh:
-        unfreeze_from(model, name)
+    unfreeze_from(model, name if _position(model, name) < fresh else fresh_from)
     for layer in model.layers[:fresh]:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False

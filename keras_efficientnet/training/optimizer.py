@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import require
 
 # Batch normalization's own weights; TPU main.py leaves them out of the L2 term.
 NOT_DECAYED = ("gamma", "beta")
@@ -12,9 +12,9 @@ NOT_DECAYED = ("gamma", "beta")
 
 @keras.saving.register_keras_serializable(package="keras_efficientnet")
 class RMSprop(keras.optimizers.RMSprop):
-    """Keras' RMSprop with the two things TensorFlow 1's training had besides.
+    """Keras' RMSprop with two options of TensorFlow 1's training: initial mean square and L2.
 
-    With `gradient_accumulation_steps`, a schedule counts changes of the weights.
+    With `gradient_accumulation_steps`, a schedule counts optimizer steps, not batches.
 
     With gradient `g`, weight `w`, mean square `s` and velocity `v`:
 
@@ -28,8 +28,8 @@ class RMSprop(keras.optimizers.RMSprop):
         rho: weight of the old mean square.
         momentum: weight of the old velocity.
         epsilon: added to the mean square, inside the square root.
-        initial_mean_square: `s` before the first step. TensorFlow 1 began at 1, which holds
-            the first steps back, and Keras at 0.
+        initial_mean_square: `s` before the first step. TensorFlow 1 began at 1, which makes
+            the first steps smaller, and Keras at 0.
         l2: factor of the loss term `l2 / 2 * sum(w ** 2)`, whose gradient is added here. It
             passes through the mean square as in the paper's code, unlike `weight_decay`,
             and does not show in the reported loss.
@@ -54,19 +54,18 @@ class RMSprop(keras.optimizers.RMSprop):
             learning_rate, rho=rho, momentum=momentum, epsilon=epsilon, name=name, **kwargs
         )
         for option, value in (("initial_mean_square", initial_mean_square), ("l2", l2)):
-            if not value >= 0:
-                raise InputError(f"{option}={value!r} must be at least 0.")
+            require(value >= 0, option, value, "at least 0")
         self.initial_mean_square = initial_mean_square
         self.l2 = l2
 
     def build(self, var_list):
-        """Makes the slots, one of each for every variable."""
+        """Creates the slots, one of each for every variable."""
         if not self.built:
             self._l2_applies = [variable.name not in NOT_DECAYED for variable in var_list]
         super().build(var_list)
 
     def add_optimizer_variables(self, trainable_variables, name, initializer: Any = "zeros"):
-        """Makes one slot for every variable."""
+        """Creates one slot for every variable."""
         if name == "velocity":  # Keras' name of the mean square
             initializer = keras.initializers.Constant(self.initial_mean_square)
         return super().add_optimizer_variables(trainable_variables, name, initializer)
@@ -78,7 +77,7 @@ class RMSprop(keras.optimizers.RMSprop):
         super().update_step(gradient, variable, learning_rate)
 
     def _get_current_learning_rate(self):
-        # Keras counts every batch here, also where several make one change of the weights.
+        # Keras counts every batch here, also where one optimizer step takes several.
         if isinstance(self._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
             return self._learning_rate(self.iterations)
         return super()._get_current_learning_rate()

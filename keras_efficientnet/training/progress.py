@@ -1,4 +1,4 @@
-"""What a run shows while it goes, and when it gives up."""
+"""How far a run has come, what it shows meanwhile, and when it gives up."""
 
 import math
 import sys
@@ -7,22 +7,47 @@ from typing import Any
 import keras
 from tqdm import tqdm
 
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import RunError
+
+
+class StepCounter(keras.callbacks.Callback):
+    """Counts the batches of a whole run, over epochs, stages and interruptions.
+
+    Keras counts from 0 in each epoch, and reports several batches at once where
+    `steps_per_execution` is above 1. Telling the counter of the same batch twice counts it once.
+
+    Attributes:
+        done: batches that the run has trained on.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.done = self._done_in_epoch = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Begins an epoch."""
+        self._done_in_epoch = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Counts all batches since the last call."""
+        self.done += batch + 1 - self._done_in_epoch
+        self._done_in_epoch = batch + 1
 
 
 class ProgressBar(keras.callbacks.Callback):
     """One bar on standard error for the whole run: images per second, time left, results.
 
     Args:
+        counter: of the run's batches.
         epochs: of the whole run.
-        images: that the run looks at in all.
-        seen: images that an earlier part of the run has looked at.
+        images: that the run trains on in all its epochs.
         batch_size: images in a batch.
     """
 
-    def __init__(self, epochs: int, images: int, seen: int, batch_size: int):
+    def __init__(self, counter: StepCounter, epochs: int, images: int, batch_size: int):
         super().__init__()
-        self.epochs, self.images, self.seen, self.batch_size = epochs, images, seen, batch_size
+        self.counter, self.epochs, self.images = counter, epochs, images
+        self.batch_size = batch_size
         self.bar: Any = None
 
     def on_train_begin(self, logs=None):
@@ -32,7 +57,7 @@ class ProgressBar(keras.callbacks.Callback):
             seconds = 0.1 if sys.stderr.isatty() else 10
             self.bar = tqdm(
                 total=self.images,
-                initial=self.seen,
+                initial=self.counter.done * self.batch_size,
                 unit="img",
                 unit_scale=True,
                 dynamic_ncols=True,
@@ -41,27 +66,18 @@ class ProgressBar(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Names the epoch."""
-        self.batch = -1
         self.bar.set_description(f"Epoch {epoch + 1}/{self.epochs}", refresh=False)
 
     def on_train_batch_end(self, batch, logs=None):
         """Moves the bar."""
-        self.bar.update(self.batch_size * (batch - self.batch))
-        self.batch = batch
+        self.bar.update(self.counter.done * self.batch_size - self.bar.n)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Shows the epoch's results."""
-        logs = logs or {}
+        """Shows the epoch's loss and metrics."""
+        shown = {name: value for name, value in (logs or {}).items() if name != "val_loss"}
+        names = sorted(shown, key=lambda name: (name != "loss", name.startswith("val_")))
         self.bar.set_postfix_str(
-            ", ".join(
-                f"{title} {logs[name]:.3f}"
-                for name, title in (
-                    ("loss", "loss"),
-                    ("accuracy", "acc"),
-                    ("val_accuracy", "val acc"),
-                )
-                if name in logs
-            ),
+            ", ".join(f"{name.replace('_', ' ')} {shown[name]:.3f}" for name in names),
             refresh=False,
         )
 
@@ -74,29 +90,34 @@ class ProgressBar(keras.callbacks.Callback):
 class StopOnNaN(keras.callbacks.Callback):
     """Ends a run whose loss is no longer a finite number, naming the step.
 
-    A batch's loss is looked at when the next batch has been handed over, so that an
+    A batch's loss is read only when the next batch has been handed over, so that an
     accelerator never waits for it.
+
+    Args:
+        counter: of the run's batches.
     """
+
+    def __init__(self, counter: StepCounter):
+        super().__init__()
+        self.counter = counter
 
     def on_epoch_begin(self, epoch, logs=None):
         """Remembers the epoch."""
-        self.epoch, self.last = epoch, None
+        self.epoch, self.last = epoch, (self.counter.done, None)
 
     def on_train_batch_end(self, batch, logs=None):
         """Checks the loss of the batch before, a mean over the epoch so far."""
         self._check()
-        self.last = (batch, (logs or {}).get("loss"))
+        self.last = (self.counter.done, (logs or {}).get("loss"))
 
     def on_epoch_end(self, epoch, logs=None):
         """Checks the last batch."""
         self._check()
 
     def _check(self) -> None:
-        if self.last is None or self.last[1] is None:
-            return
-        batch, loss = self.last[0], float(self.last[1])
-        if not math.isfinite(loss):
-            raise InputError(
-                f"The loss became {loss} in epoch {self.epoch + 1}, step {batch + 1}; "
-                "use a lower --learning-rate."
+        step, loss = self.last
+        if loss is not None and not math.isfinite(float(loss)):
+            raise RunError(
+                f"The loss became {float(loss)} in epoch {self.epoch + 1}, at step {step} of the "
+                "run; use a lower --learning-rate."
             )

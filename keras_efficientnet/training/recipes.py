@@ -9,24 +9,20 @@ Sources, cited by the names used below:
 """
 
 import dataclasses
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-import keras
-import numpy as np
-
 from keras_efficientnet import scaling
 from keras_efficientnet.data.pipeline import Augmentation
-from keras_efficientnet.errors import InputError
-from keras_efficientnet.losses import SmoothedCrossentropy, accuracy
-from keras_efficientnet.training.optimizer import RMSprop
-from keras_efficientnet.training.schedule import WarmupExponentialDecay
+from keras_efficientnet.errors import InputError, require
 
-# The learning rate is stated for this many images and grows in proportion to the batch.
-REFERENCE_BATCH_SIZE = 256
-# Share of a run's steps that moving statistics average over at most.
-STATISTICS_SHARE = 0.2
+RECIPES = ("paper", "small", "finetune", "v2-progressive")
 
+# A recipe's fields that are records of their own.
+_PARTS = ("augmentation", "progressive", "fine_tuning")
+_SHARE = "at least 0 and below 1"
+_KINDS = {int: "a whole number", str: "a text", float: "a number", float | None: "a number or none"}
 # TPU, README: RandAugment's magnitude of the published networks.
 _MAGNITUDES = {"B5": 17, "B7": 28, "B8": 28}
 # AML, effnetv2_configs.py, and V2 paper: the last stage's magnitude, mixup and dropout.
@@ -42,17 +38,20 @@ _PROGRESSIVE_ENDS = {
 class Progressive:
     """Progressive learning: equal stages whose difficulty grows (V2 paper; AML code).
 
-    Image size, RandAugment magnitude, dropout and mixup grow from the first stage's
+    Image size, RandAugment magnitude, dropout and mixup grow linearly from the first stage's
     values, which stand here, to the recipe's own in the last.
 
     Attributes:
         stages: number of stages.
         image_size: pixels that the growth begins from; stage s of n has
-            `int(image_size + (final - image_size) * (s + 1) / n)`, so that none is this
-            small. Half the final size where that is less.
+            `int(image_size + (final - image_size) * (s + 1) / n)`, so even the first stage's
+            images are larger. Half the final size where that is less.
         magnitude: of the first stage.
         dropout_rate: of the first stage.
         mixup_alpha: of the first stage.
+
+    Raises:
+        InputError: a value is out of its range.
     """
 
     stages: int = 4
@@ -61,45 +60,41 @@ class Progressive:
     dropout_rate: float = 0.1
     mixup_alpha: float = 0.0
 
+    def __post_init__(self):
+        """Refuses values that cannot be trained with."""
+        require(self.stages >= 1, "stages", self.stages, "at least 1")
+        require(self.image_size >= 1, "image_size", self.image_size, "at least 1")
+        require(0 <= self.dropout_rate < 1, "dropout_rate", self.dropout_rate, _SHARE)
+        Augmentation(magnitude=self.magnitude, mixup_alpha=self.mixup_alpha)
+
 
 @dataclass(frozen=True)
 class FineTuning:
-    """Training of pretrained weights in two phases: what is fresh, then more of the network.
+    """Training from pretrained weights in two phases: the new layers, then more of the network.
 
     Attributes:
-        head_epochs: epochs in which only the layers without pretrained weights learn.
-        head_base_learning_rate: their learning rate for a batch of 256.
-        unfreeze_from: where learning begins in the second phase, see `unfreeze_from`.
+        head_epochs: epochs of the first phase, in which only the layers without pretrained
+            weights are trained.
+        head_base_learning_rate: the first phase's learning rate for a batch of 256. Where
+            `Recipe.learning_rate` is given, the first phase's peak is that times
+            `head_base_learning_rate / base_learning_rate`.
+        fresh_from: first layer without pretrained weights, as for `unfreeze_from`.
+        unfreeze_from: first layer trained in the second phase, see `unfreeze_from`.
+
+    Raises:
+        InputError: a value is out of its range.
     """
 
     head_epochs: int = 8
     head_base_learning_rate: float = 0.08
+    fresh_from: str = "classifier"
     unfreeze_from: str = "block5"
 
-
-@dataclass(frozen=True)
-class Stage:
-    """A stretch of a run in which nothing changes but the learning rate.
-
-    Attributes:
-        name: for people.
-        epochs: passes over the training images.
-        image_size: side of the images in pixels.
-        augmentation: of the images.
-        dropout_rate: ahead of the classifier; None for the network's own.
-        unfreeze_from: where learning begins, see `unfreeze_from`; `"fresh"` for the first
-            layer without pretrained weights.
-        base_learning_rate: where the stage begins a new optimizer and schedule; None where
-            it goes on with those of the stage before.
-    """
-
-    name: str
-    epochs: int
-    image_size: int
-    augmentation: Augmentation
-    dropout_rate: float | None = None
-    unfreeze_from: str = "stem"
-    base_learning_rate: float | None = None
+    def __post_init__(self):
+        """Refuses values that cannot be trained with."""
+        require(self.head_epochs >= 0, "head_epochs", self.head_epochs, "at least 0")
+        rate = self.head_base_learning_rate
+        require(rate > 0, "head_base_learning_rate", rate, "above 0")
 
 
 @dataclass(frozen=True)
@@ -108,9 +103,12 @@ class Recipe:
 
     Attributes:
         name: of the recipe.
-        batch_size: images that one change of the weights looks at.
+        batch_size: images per optimizer step.
         epochs: passes over the training images.
-        base_learning_rate: for a batch of 256; see `learning_rate`.
+        base_learning_rate: peak learning rate for a batch of 256; it grows in proportion to
+            the batch (TPU, `main.py`).
+        learning_rate: peak learning rate at any batch size, in place of that; None for
+            `base_learning_rate * batch_size / 256`.
         warmup_epochs: epochs of linear warm-up.
         decay_epochs: epochs between two decays of the learning rate.
         decay_rate: factor of one decay.
@@ -121,19 +119,23 @@ class Recipe:
         l2: factor of `sum(w ** 2) / 2` in the loss, batch normalization left out.
         label_smoothing: share of the target spread evenly over all classes.
         ema_decay: of the moving average of the weights; 0 for none.
-        dropout_rate: ahead of the classifier; None for the variant's own.
+        dropout_rate: before the classifier; None for the variant's own.
         drop_connect_rate: stochastic depth, see `EfficientNet`.
         batch_norm_momentum: of the moving statistics; None for the variant's own, or less
             where that would average over more than a fifth of the run.
         augmentation: of the training images.
         progressive: growing image size and regularization; None for none.
-        fine_tuning: two phases from pretrained weights; None for one from any weights.
+        fine_tuning: two phases from pretrained weights; None for one phase from any weights.
+
+    Raises:
+        InputError: a value is out of its range, or two contradict each other.
     """
 
     name: str = "paper"
     batch_size: int = 4096
     epochs: int = 350
     base_learning_rate: float = 0.016
+    learning_rate: float | None = None
     warmup_epochs: float = 5
     decay_epochs: float = 2.4
     decay_rate: float = 0.97
@@ -157,225 +159,34 @@ class Recipe:
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("epochs", self.epochs >= 1, "at least 1"),
             ("base_learning_rate", self.base_learning_rate > 0, "above 0"),
+            ("learning_rate", self.learning_rate is None or self.learning_rate > 0, "above 0"),
             ("warmup_epochs", self.warmup_epochs >= 0, "at least 0"),
             ("decay_epochs", self.decay_epochs > 0, "above 0"),
             ("decay_rate", 0 < self.decay_rate <= 1, "above 0 and at most 1"),
-            ("rho", 0 <= self.rho < 1, "at least 0 and below 1"),
-            ("momentum", 0 <= self.momentum < 1, "at least 0 and below 1"),
+            ("rho", 0 <= self.rho < 1, _SHARE),
+            ("momentum", 0 <= self.momentum < 1, _SHARE),
             ("epsilon", self.epsilon > 0, "above 0"),
             ("initial_mean_square", self.initial_mean_square >= 0, "at least 0"),
             ("l2", self.l2 >= 0, "at least 0"),
-            ("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1"),
-            ("ema_decay", 0 <= self.ema_decay < 1, "at least 0 and below 1"),
-            ("dropout_rate", 0 <= (self.dropout_rate or 0) < 1, "at least 0 and below 1"),
-            ("drop_connect_rate", 0 <= self.drop_connect_rate < 1, "at least 0 and below 1"),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, _SHARE),
+            ("ema_decay", 0 <= self.ema_decay < 1, _SHARE),
+            ("dropout_rate", 0 <= (self.dropout_rate or 0) < 1, _SHARE),
+            ("drop_connect_rate", 0 <= self.drop_connect_rate < 1, _SHARE),
             (
                 "batch_norm_momentum",
-                0 < (self.batch_norm_momentum or 0.99) < 1,
+                self.batch_norm_momentum is None or 0 < self.batch_norm_momentum < 1,
                 "above 0 and below 1",
             ),
         ):
-            if not valid:
-                raise InputError(f"{name}={getattr(self, name)!r} must be {accepted}.")
+            require(valid, name, getattr(self, name), accepted)
         if self.progressive and self.fine_tuning:
             raise InputError("A recipe can be progressive or fine-tune, not both.")
-        if self.progressive and not 1 <= self.progressive.stages <= self.epochs:
-            raise InputError(
-                f"{self.progressive.stages} progressive stages need as many epochs; "
-                f"epochs={self.epochs}."
-            )
-        if self.fine_tuning and not 0 <= self.fine_tuning.head_epochs < self.epochs:
-            raise InputError(
-                f"head_epochs={self.fine_tuning.head_epochs} must be at least 0 and below "
-                f"epochs={self.epochs}."
-            )
-
-    @property
-    def learning_rate(self) -> float:
-        """Peak learning rate at this batch size: 0.256 for the paper's 4096 images."""
-        return self._peak(self.base_learning_rate)
-
-    def schedule(self, steps_per_epoch: int) -> WarmupExponentialDecay:
-        """Returns the learning rate as a function of the step."""
-        return self._schedule(self.base_learning_rate, steps_per_epoch)
-
-    def learning_rates(self, steps_per_epoch: int = 50) -> list[dict[str, Any]]:
-        """Returns the learning rate of every step, for `plots.learning_rate_schedule`.
-
-        Returns:
-            A row for each step, in order: `epoch`, counted from 0 and with its fraction,
-            `stage`, and `learning_rate`.
-        """
-        rows: list[dict[str, Any]] = []
-        schedule, first = self.schedule(steps_per_epoch), 0
-        for stage in self.plan(image_size=224):  # which does not matter
-            begin, end = len(rows), len(rows) + stage.epochs * steps_per_epoch
-            if stage.base_learning_rate is not None:
-                schedule = self._schedule(stage.base_learning_rate, steps_per_epoch, stage)
-                first = begin
-            rates = keras.ops.convert_to_numpy(schedule(np.arange(begin - first, end - first)))
-            rows += [
-                {"epoch": step / steps_per_epoch, "stage": stage.name, "learning_rate": rate}
-                for step, rate in zip(range(begin, end), rates.tolist(), strict=True)
-            ]
-        return rows
-
-    def plan(self, image_size: int) -> tuple[Stage, ...]:
-        """Returns what happens one after the other.
-
-        Args:
-            image_size: side of the images that the finished network takes.
-        """
-        whole = Stage(
-            "train",
-            self.epochs,
-            image_size,
-            self.augmentation,
-            self.dropout_rate,
-            base_learning_rate=self.base_learning_rate,
-        )
         if self.progressive:
-            return self._progressive_plan(whole, self.progressive)
-        if not self.fine_tuning:
-            return (whole,)
-        tuning = self.fine_tuning
-        head = dataclasses.replace(
-            whole,
-            name="head",
-            epochs=tuning.head_epochs,
-            unfreeze_from="fresh",
-            base_learning_rate=tuning.head_base_learning_rate,
-        )
-        blocks = dataclasses.replace(
-            whole,
-            name="blocks",
-            epochs=self.epochs - tuning.head_epochs,
-            unfreeze_from=tuning.unfreeze_from,
-        )
-        return (head, blocks) if tuning.head_epochs else (blocks,)
-
-    def _progressive_plan(self, whole: Stage, first: Progressive) -> tuple[Stage, ...]:
-        count, final = first.stages, whole.image_size
-        begin = min(first.image_size, final // 2)
-        # A network's own dropout is not known here; the V2 paper's ends at a given one.
-        last_dropout = first.dropout_rate if whole.dropout_rate is None else whole.dropout_rate
-        plan = []
-        for stage in range(count):
-            share = stage / max(count - 1, 1) if count > 1 else 1.0
-
-            def ramp(start, end, share=share):
-                return start + (end - start) * share
-
-            grown = self.augmentation
-            plan.append(
-                dataclasses.replace(
-                    whole,
-                    name=f"stage {stage + 1}",
-                    epochs=self.epochs * (stage + 1) // count - self.epochs * stage // count,
-                    image_size=int(begin + (final - begin) * (stage + 1) / count),
-                    augmentation=dataclasses.replace(
-                        grown,
-                        magnitude=ramp(first.magnitude, grown.magnitude),
-                        mixup_alpha=ramp(first.mixup_alpha, grown.mixup_alpha),
-                    ),
-                    dropout_rate=ramp(first.dropout_rate, last_dropout),
-                    base_learning_rate=None if stage else whole.base_learning_rate,
-                )
-            )
-        return tuple(plan)
-
-    def compile(
-        self,
-        model: keras.Model,
-        steps_per_epoch: int,
-        stage: Stage | None = None,
-        *,
-        accumulation: int = 1,
-        steps_per_execution: int = 1,
-    ) -> keras.Model:
-        """Compiles a classifier for `model.fit` with this optimizer, schedule and loss.
-
-        Batch normalization gets the recipe's momentum, or its own as far as the run has the
-        steps for it.
-
-        Args:
-            model: ends in a softmax or in logits. Labels may be class indices `[batch]`
-                or distributions `[batch, classes]`.
-            steps_per_epoch: changes of the weights in an epoch.
-            stage: the stage that begins here, where the recipe has several.
-            accumulation: batches whose gradients are averaged for one change.
-            steps_per_execution: batches that Keras runs between two calls from Python.
-
-        Returns:
-            The model itself.
-        """
-        if steps_per_epoch < 1:
-            raise InputError(f"steps_per_epoch={steps_per_epoch} must be at least 1.")
-        # Statistics that remember more of a short run would be those of its first weights.
-        longest = 1 - 1 / max(1.0, STATISTICS_SHARE * self.epochs * steps_per_epoch)
-        for layer in model.layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.momentum = self.batch_norm_momentum or min(layer.momentum, longest)
-        rate = stage.base_learning_rate if stage else None
-        activation = getattr(model.layers[-1], "activation", None)
-        model.compile(
-            optimizer=RMSprop(
-                self._schedule(rate or self.base_learning_rate, steps_per_epoch, stage),
-                rho=self.rho,
-                momentum=self.momentum,
-                epsilon=self.epsilon,
-                initial_mean_square=self.initial_mean_square,
-                l2=self.l2,
-                gradient_accumulation_steps=accumulation if accumulation > 1 else None,
-            ),
-            loss=SmoothedCrossentropy(
-                self.label_smoothing, from_logits=activation is not keras.activations.softmax
-            ),
-            metrics=[keras.metrics.MeanMetricWrapper(accuracy, name="accuracy")],
-            # XLA on CPUs takes minutes to compile a network of this depth.
-            jit_compile="auto" if keras.backend.backend() == "jax" else False,
-            steps_per_execution=steps_per_execution,
-        )
-        return model
-
-    def describe(self, image_size: int) -> str:
-        """Returns every value and the stages, a line each, for people."""
-        lines = [f"Recipe {self.name}"]
-        values = {**vars(self), **vars(self.augmentation)}
-        values["learning_rate"] = f"{self.learning_rate:g} at the peak"
-        for name in ("name", "augmentation", "progressive", "fine_tuning"):
-            values.pop(name)
-        lines += [f"  {name} = {value}" for name, value in values.items()]
-        for stage in self.plan(image_size):
-            rate = stage.base_learning_rate
-            lines.append(
-                f"  {stage.name}: {stage.epochs} epochs at {stage.image_size} px"
-                + (f", learning from {stage.unfreeze_from}" if self.fine_tuning else "")
-                + (f", peak learning rate {self._peak(rate):g}" if rate else "")
-                + (
-                    f", magnitude {stage.augmentation.magnitude:g}, "
-                    f"mixup {stage.augmentation.mixup_alpha:g}, dropout {stage.dropout_rate:g}"
-                    if self.progressive
-                    else ""
-                )
-            )
-        return "\n".join(lines)
-
-    def _schedule(self, base_rate: float, steps_per_epoch: int, stage: Stage | None = None):
-        # A phase of fine-tuning has a schedule of its own, squeezed into its epochs.
-        share = stage.epochs / self.epochs if stage and self.fine_tuning else 1.0
-        return WarmupExponentialDecay(
-            peak=self._peak(base_rate),
-            warmup_steps=self.warmup_epochs * share * steps_per_epoch,
-            decay_steps=self.decay_epochs * share * steps_per_epoch,
-            decay_rate=self.decay_rate,
-        )
-
-    def _peak(self, base_rate: float) -> float:
-        return base_rate * self.batch_size / REFERENCE_BATCH_SIZE
-
-
-RECIPES = ("paper", "small", "finetune", "v2-progressive")
+            stages = self.progressive.stages
+            require(self.epochs >= stages, "epochs", self.epochs, f"at least stages={stages}")
+        if self.fine_tuning:
+            head = self.fine_tuning.head_epochs
+            require(head < self.epochs, "head_epochs", head, f"below epochs={self.epochs}")
 
 
 def recipe(name: str, variant: scaling.Variant | None = None, **overrides: Any) -> Recipe:
@@ -384,7 +195,7 @@ def recipe(name: str, variant: scaling.Variant | None = None, **overrides: Any) 
     - `"paper"`: ImageNet from scratch with AutoAugment, 350 epochs at batch 4096.
     - `"v2-progressive"`: the V2 paper's growing stages with RandAugment and mixup.
     - `"finetune"`: from pretrained weights on some hundred to some ten thousand images:
-      first the fresh layers, then the later blocks.
+      first the new layers, then the later blocks.
     - `"small"`: from scratch on a small data set: small batches, half the learning rate,
       milder regularization, and the paper's decay squeezed into few epochs so that the
       rate falls as far.
@@ -392,50 +203,92 @@ def recipe(name: str, variant: scaling.Variant | None = None, **overrides: Any) 
     Args:
         name: one of these.
         variant: the network, for what depends on it: dropout, and RandAugment's magnitude.
-        **overrides: fields of `Recipe`, `Augmentation`, `Progressive` and `FineTuning`.
+        **overrides: fields of `Recipe`, `Augmentation`, `Progressive` and `FineTuning`. Where
+            several of the recipe's records have a field, its name begins with that of the
+            record: `recipe.`, `augmentation.`, `progressive.` or `fine_tuning.`.
 
     Examples:
-        >>> recipe("paper").learning_rate
-        0.256
         >>> recipe("paper", variant="B7", policy="rand").augmentation.magnitude
         28
+        >>> recipe("v2-progressive", **{"progressive.magnitude": 3}).progressive.magnitude
+        3
 
     Raises:
-        InputError: if the name or a field is unknown, or a value is out of range.
+        InputError: if the name or a field is unknown, a field's name could mean two, or a
+            value is out of range.
     """
     if name not in RECIPES:
         raise InputError(f"Unknown recipe {name!r}; choose {', '.join(RECIPES)}.")
-    epochs = overrides.get("epochs")
+    epochs = overrides.get("epochs", overrides.get("recipe.epochs"))
     if epochs is not None:
-        _replace(Recipe(), {"epochs": epochs})  # refused before anything is reckoned from it
-    base = _named(name, variant, epochs)
-    parts = {
-        field: value
-        for field in ("augmentation", "progressive", "fine_tuning")
-        if (value := overrides.pop(field, getattr(base, field))) is not None
-    }
-    changed: dict[str, Any] = {}
+        _replace(Recipe(), {"epochs": epochs})  # refused before anything is derived from it
+    whole = {part: overrides.pop(part) for part in _PARTS if part in overrides}
+    base = _replace(_named(name, variant, epochs), whole)
+    records = _records(base)
+    changes: dict[str, dict[str, Any]] = {owner: {} for owner in records}
     for key, value in overrides.items():
-        # Progressive's fields are first values of what the recipe itself has as last ones.
-        owner = next(
-            (
-                field
-                for field, part in parts.items()
-                if key in _fields(part) and key not in _fields(base)
-            ),
-            None,
-        )
-        if owner:
-            parts[owner] = _replace(parts[owner], {key: value})
-        elif key in _fields(base) and key != "name":
-            changed[key] = value
-        else:
-            known = sorted({*_fields(base), *(f for part in parts.values() for f in _fields(part))})
-            raise InputError(
-                f"Recipe {name!r} has no {key!r}; it has "
-                f"{', '.join(field for field in known if field not in ('name', *parts))}."
-            )
+        owner, field_name = _find(key, base)
+        changes[owner][field_name] = value
+    changed = changes.pop("recipe")
+    if {"learning_rate", "base_learning_rate"} <= {*changed}:
+        raise InputError("Give learning_rate or base_learning_rate, not both.")
+    parts = {owner: _replace(records[owner], values) for owner, values in changes.items()}
     return _replace(base, {**changed, **parts})
+
+
+def recipe_values(chosen: Recipe) -> dict[str, Any]:
+    """Returns every single value of a recipe and its parts, by the name that overrides it."""
+    records = _records(chosen)
+    owners = Counter(name for record in records.values() for name in _fields(record))
+    return {
+        name if owners[name] == 1 else f"{owner}.{name}": getattr(record, name)
+        for owner, record in records.items()
+        for name in _fields(record)
+    }
+
+
+def _records(chosen: Recipe) -> dict[str, Any]:
+    """Returns a recipe and the parts that it has, by the names that overrides call them."""
+    parts = {part: getattr(chosen, part) for part in _PARTS}
+    return {"recipe": chosen, **{name: part for name, part in parts.items() if part is not None}}
+
+
+def _find(key: str, chosen: Recipe) -> tuple[str, str]:
+    """Returns the record and the field that the name of an override means."""
+    given, _, name = key.rpartition(".")
+    owners = [owner for owner, record in _records(chosen).items() if name in _fields(record)]
+    if given:
+        owners = [owner for owner in owners if owner == given]
+    if not owners:
+        raise InputError(
+            f"Recipe {chosen.name!r} has no {key!r}; it has "
+            f"{', '.join(sorted(recipe_values(chosen)))}."
+        )
+    if len(owners) > 1:
+        qualified = " or ".join(f"{owner}.{name}" for owner in owners)
+        raise InputError(f"Recipe {chosen.name!r} has two values {key!r}; name {qualified}.")
+    return owners[0], name
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    """Returns the types of a record's single values, by name."""
+    return {
+        field.name: field.type
+        for field in dataclasses.fields(record)
+        if field.name not in ("name", *_PARTS)
+    }
+
+
+def _replace(record: Any, values: dict[str, Any]) -> Any:
+    """`dataclasses.replace`, with the caller's values checked against the fields' types."""
+    kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(record)}
+    for name, value in values.items():
+        kind = kinds[name]
+        # A whole number is a fine float; True is no number.
+        accepted = kind | int if kind in (float, float | None) else kind
+        valid = isinstance(value, accepted) and not isinstance(value, bool)
+        require(valid, name, value, _KINDS.get(kind, str(kind)))
+    return dataclasses.replace(record, **values)
 
 
 def _named(name: str, variant: scaling.Variant | None, epochs: int | None) -> Recipe:
@@ -471,7 +324,7 @@ def _named(name: str, variant: scaling.Variant | None, epochs: int | None) -> Re
         drop_connect_rate=0.05,
         augmentation=Augmentation(min_crop_area=0.75),
         # RMSprop's steps do not shrink with the gradient: at the paper's rate, few epochs
-        # leave weights so scattered that 8 bits cannot hold the activations.
+        # leave weights so scattered that int8 quantization loses accuracy.
         base_learning_rate=paper.base_learning_rate / 2,
     )
     if name == "small":
@@ -481,24 +334,8 @@ def _named(name: str, variant: scaling.Variant | None, epochs: int | None) -> Re
         batch_size=32,
         drop_connect_rate=0.1,
         batch_norm_momentum=0.9,
-        # Weights that are good already want smaller steps than random ones.
+        # Pretrained weights need smaller steps than random ones.
         base_learning_rate=paper.base_learning_rate / 4,
         augmentation=Augmentation(min_crop_area=0.3),
         fine_tuning=FineTuning(head_epochs=min(FineTuning.head_epochs, epochs // 2)),
     )
-
-
-def _fields(record: Any) -> dict[str, Any]:
-    return {field.name: field.type for field in dataclasses.fields(record)}
-
-
-def _replace(record: Any, values: dict[str, Any]) -> Any:
-    """`dataclasses.replace`, with the caller's values held to the fields' types."""
-    for name, value in values.items():
-        kind = _fields(record)[name]
-        # A whole number is a fine float; True is no number.
-        accepted = kind | int if kind in (float, float | None) else kind
-        if isinstance(value, bool) or not isinstance(value, accepted):
-            wanted = "a whole number" if kind is int else "a text" if kind is str else "a number"
-            raise InputError(f"{name}={value!r} must be {wanted}.")
-    return dataclasses.replace(record, **values)

@@ -1,9 +1,9 @@
-"""Checkpoints that survive being killed at any moment.
+"""Checkpoints that survive a kill at any moment.
 
 A checkpoint is one safetensors file: every variable of the run as a tensor, and the rest
-of its state as JSON in the header, with a digest over both. It is written beside
-its name and renamed, so that a file under its name is whole; should a disk lie about
-that, the digest tells, and the one before is taken.
+of its state as JSON in the header, with a digest of both. It is written under another name and
+renamed, so that a file under its own name is complete. Where a disk lost a part of it all the
+same, the digest does not match, and the checkpoint before it is read.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from keras_efficientnet.errors import InputError, reason
+from keras_efficientnet.errors import InputError, RunError, reason
 
 KEPT = 2
 _NAME = re.compile(r"step-\d+\.safetensors")
@@ -29,12 +29,15 @@ def save(folder: Path, step: int, tensors: Mapping[str, np.ndarray], state: dict
 
     Args:
         folder: where checkpoints are kept; made if it is not there.
-        step: of the run; a later one counts as newer.
+        step: batches that the run has trained on; the checkpoint with the most is the newest.
         tensors: arrays by name.
-        state: what else there is to remember, as JSON takes it.
+        state: all else that a run goes on from, as JSON takes it.
+
+    Returns:
+        The checkpoint's path.
 
     Raises:
-        InputError: if the disk is full or cannot be written.
+        RunError: if the disk is full or cannot be written to.
     """
     arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     about = json.dumps(state)
@@ -47,8 +50,8 @@ def save(folder: Path, step: int, tensors: Mapping[str, np.ndarray], state: dict
             os.fsync(file.fileno())
         os.replace(aside, path)
     except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"Cannot write checkpoint {str(path)!r}: {reason(error)}; the one before it is whole."
+        raise RunError(
+            f"Cannot write checkpoint {str(path)!r}: {reason(error)}; the one before it is good."
         ) from error
     for old in _newest_first(folder)[KEPT:]:
         old.unlink(missing_ok=True)
@@ -56,7 +59,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, np.ndarray], state: dict
 
 
 def load_newest(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-    """Reads the newest checkpoint that is whole, or returns None where there is none."""
+    """Returns the tensors and the state of the newest undamaged checkpoint; None without one."""
     for path in _newest_first(folder):
         try:
             with safe_open(path, "numpy") as file:
@@ -65,7 +68,7 @@ def load_newest(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | 
             if about["digest"] == _digest(tensors, about["state"]):
                 return tensors, json.loads(about["state"])
         except (OSError, SafetensorError, KeyError, ValueError):
-            continue  # torn: the one before it is good
+            continue  # damaged: the one before it is good
     return None
 
 
@@ -82,9 +85,9 @@ def remove(folder: Path) -> None:
 
 
 def variables_of(**groups: list) -> dict[str, Any]:
-    """Names the variables of a run by the order in which building it makes them.
+    """Names the variables of a run by the order in which they were created.
 
-    Keras numbers the names of its seed generators and optimizers on through a process, so
+    Keras' own names of seed generators and optimizers contain a count over the process, so
     that they differ between a run and its continuation.
     """
     return {
@@ -98,14 +101,14 @@ def restore(variables: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> 
     """Fills variables from a checkpoint's tensors of the same names.
 
     Raises:
-        InputError: if they are not the same, name by name and shape by shape.
+        InputError: if names or shapes differ.
     """
     wanted = {name: tuple(variable.shape) for name, variable in variables.items()}
     found = {name: value.shape for name, value in tensors.items()}
     if different := sorted({*wanted.items()} ^ {*found.items()}):
         raise InputError(
             f"The checkpoint does not fit this run: {different[0][0]!r} differs; resume it with "
-            "the options and the versions it was begun with."
+            "the options and the package versions it was started with."
         )
     for name, variable in variables.items():
         variable.assign(tensors[name])

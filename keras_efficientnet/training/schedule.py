@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import require
 
 
 @keras.saving.register_keras_serializable(package="keras_efficientnet")
@@ -12,26 +12,25 @@ class WarmupExponentialDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     At step `s` the rate is `peak * s / warmup_steps` while `s < warmup_steps`, and
     `peak * decay_rate ** floor(s / decay_steps)` from then on. The decay counts from step
-    0: warm-up hides its beginning and does not delay it.
+    0, not from the end of the warm-up.
 
     Args:
-        peak: learning rate that warm-up rises to.
+        peak: learning rate that warm-up rises to, above 0.
         warmup_steps: steps of the warm-up; 0 for none.
-        decay_steps: steps between two decays; need not be whole.
-        decay_rate: factor of one decay.
+        decay_steps: steps between two decays, above 0; need not be a whole number.
+        decay_rate: factor of one decay, above 0 and at most 1.
+
+    Raises:
+        InputError: if a value is out of range.
     """
 
     def __init__(
         self, peak: float, warmup_steps: float, decay_steps: float, decay_rate: float = 0.97
     ):
-        for name, value, valid in (
-            ("peak", peak, peak > 0),
-            ("warmup_steps", warmup_steps, warmup_steps >= 0),
-            ("decay_steps", decay_steps, decay_steps > 0),
-            ("decay_rate", decay_rate, 0 < decay_rate <= 1),
-        ):
-            if not valid:
-                raise InputError(f"{name}={value!r} is out of range for a learning-rate schedule.")
+        require(peak > 0, "peak", peak, "above 0")
+        require(warmup_steps >= 0, "warmup_steps", warmup_steps, "at least 0")
+        require(decay_steps > 0, "decay_steps", decay_steps, "above 0")
+        require(0 < decay_rate <= 1, "decay_rate", decay_rate, "above 0 and at most 1")
         self.peak = peak
         self.warmup_steps = warmup_steps
         self.decay_steps = decay_steps

@@ -1,0 +1,114 @@
+"""Compiles a model by a recipe: optimizer, learning-rate schedule, loss and metrics."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_efficientnet.errors import require
+from keras_efficientnet.task import SINGLE_LABEL, Task
+from keras_efficientnet.training.optimizer import RMSprop
+from keras_efficientnet.training.planning import Stage, peak_learning_rate, plan_stages
+from keras_efficientnet.training.recipes import Recipe
+from keras_efficientnet.training.schedule import WarmupExponentialDecay
+
+# Share of a run's steps that moving statistics average over at most.
+STATISTICS_SHARE = 0.2
+
+
+def compile_model(
+    model: keras.Model,
+    recipe: Recipe,
+    steps_per_epoch: int,
+    stage: Stage | None = None,
+    *,
+    task: Task = SINGLE_LABEL,
+    accumulation: int = 1,
+    steps_per_execution: int = 1,
+) -> keras.Model:
+    """Compiles a classifier for `model.fit` with a recipe's optimizer, schedule and loss.
+
+    Batch normalization gets the recipe's momentum, or keeps its own as far as the run has the
+    steps for it.
+
+    Args:
+        model: ends in the task's activation or in logits. Labels may be class indices `[batch]`
+            or distributions `[batch, classes]`.
+        recipe: how it is trained.
+        steps_per_epoch: optimizer steps in an epoch.
+        stage: the stage that begins here, where the recipe has several.
+        task: what a label is; it gives the loss and the metrics.
+        accumulation: batches whose gradients are averaged for one optimizer step.
+        steps_per_execution: batches that Keras runs between two calls from Python.
+
+    Returns:
+        The model itself.
+
+    Raises:
+        InputError: if `steps_per_epoch` is below 1.
+    """
+    require(steps_per_epoch >= 1, "steps_per_epoch", steps_per_epoch, "at least 1")
+    # Statistics that remember more of a short run would be those of its first weights.
+    longest = 1 - 1 / max(1.0, STATISTICS_SHARE * recipe.epochs * steps_per_epoch)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = recipe.batch_norm_momentum or min(layer.momentum, longest)
+    activation = getattr(model.layers[-1], "activation", None)
+    from_logits = activation is not keras.activations.get(task.classifier_activation)
+    model.compile(
+        optimizer=RMSprop(
+            _schedule(recipe, steps_per_epoch, stage),
+            rho=recipe.rho,
+            momentum=recipe.momentum,
+            epsilon=recipe.epsilon,
+            initial_mean_square=recipe.initial_mean_square,
+            l2=recipe.l2,
+            gradient_accumulation_steps=accumulation if accumulation > 1 else None,
+        ),
+        loss=task.loss(recipe.label_smoothing, from_logits),
+        metrics=task.metrics(),
+        # XLA on CPUs takes minutes to compile a network of this depth.
+        jit_compile="auto" if keras.backend.backend() == "jax" else False,
+        steps_per_execution=steps_per_execution,
+    )
+    return model
+
+
+def learning_rates(recipe: Recipe, steps_per_epoch: int = 50) -> list[dict[str, Any]]:
+    """Returns the learning rate of every step, for `plots.learning_rate_schedule`.
+
+    Args:
+        recipe: how a network is trained.
+        steps_per_epoch: optimizer steps in an epoch.
+
+    Returns:
+        A row for each step, in order: `epoch`, counted from 0 and with its fraction,
+        `stage`, and `learning_rate`.
+    """
+    rows: list[dict[str, Any]] = []
+    schedule, first = None, 0
+    for stage in plan_stages(recipe, image_size=224):  # the size does not matter
+        begin, end = len(rows), len(rows) + stage.epochs * steps_per_epoch
+        if stage.peak_learning_rate is not None:
+            schedule, first = _schedule(recipe, steps_per_epoch, stage), begin
+        assert schedule
+        rates = keras.ops.convert_to_numpy(schedule(np.arange(begin - first, end - first)))
+        rows += [
+            {"epoch": step / steps_per_epoch, "stage": stage.name, "learning_rate": rate}
+            for step, rate in zip(range(begin, end), rates.tolist(), strict=True)
+        ]
+    return rows
+
+
+def _schedule(
+    recipe: Recipe, steps_per_epoch: int, stage: Stage | None = None
+) -> WarmupExponentialDecay:
+    # Each phase of fine-tuning has a schedule of its own, squeezed into its epochs.
+    share = stage.epochs / recipe.epochs if stage and recipe.fine_tuning else 1.0
+    peak = stage.peak_learning_rate if stage else None
+    return WarmupExponentialDecay(
+        peak=peak or peak_learning_rate(recipe),
+        warmup_steps=recipe.warmup_epochs * share * steps_per_epoch,
+        decay_steps=recipe.decay_epochs * share * steps_per_epoch,
+        decay_rate=recipe.decay_rate,
+    )

@@ -1,0 +1,108 @@
+import keras
+import numpy as np
+import pytest
+
+import keras_efficientnet as ke
+from keras_efficientnet import InputError
+from keras_efficientnet.training import (
+    RMSprop,
+    compile_model,
+    learning_rates,
+    peak_learning_rate,
+    recipe,
+)
+
+
+@pytest.mark.parametrize("epochs", [4, 20, 60])
+def test_small_recipe_ends_as_low_as_the_papers(epochs):
+    def last_factor(name, **overrides):
+        chosen = recipe(name, **overrides)
+        return learning_rates(chosen, 100)[-1]["learning_rate"] / peak_learning_rate(chosen)
+
+    assert last_factor("small", epochs=epochs) == pytest.approx(last_factor("paper"), rel=0.04)
+
+
+def test_each_phase_of_fine_tuning_warms_up_to_its_peak():
+    chosen = recipe("finetune", epochs=10, head_epochs=4, learning_rate=1e-6, warmup_epochs=2)
+    rows = learning_rates(chosen, steps_per_epoch=10)
+    assert [row["epoch"] for row in rows] == pytest.approx([step / 10 for step in range(100)])
+    for name, peak, steps in (("head", 20e-6, 40), ("blocks", 1e-6, 60)):
+        rates = [row["learning_rate"] for row in rows if row["stage"] == name]
+        assert len(rates) == steps
+        assert rates[0] == 0
+        # The recipe's warm-up, squeezed into the phase as its decay is.
+        warmed = 2 * steps // 10
+        assert rates[warmed - 1] == pytest.approx(peak * (1 - 1 / warmed), rel=1e-4)
+        assert max(rates) <= peak
+        assert max(rates) > 0.8 * peak
+
+
+def test_progressive_stages_share_one_schedule():
+    rows = learning_rates(recipe("v2-progressive", epochs=8), steps_per_epoch=10)
+    whole = learning_rates(recipe("v2-progressive", epochs=8, progressive=None), 10)
+    for row, same in zip(rows, whole, strict=True):
+        assert row["learning_rate"] == pytest.approx(same["learning_rate"], rel=1e-6)
+    assert [rows[step]["stage"] for step in (0, 19, 20, 79)] == [
+        "stage 1",
+        "stage 1",
+        "stage 2",
+        "stage 4",
+    ]
+
+
+def test_a_compiled_model_has_the_recipes_optimizer_and_schedule():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="softmax")])
+    chosen = recipe("paper", batch_size=64, epochs=10)
+    assert compile_model(model, chosen, steps_per_epoch=7) is model
+    optimizer = model.optimizer
+    assert isinstance(optimizer, RMSprop)
+    assert (optimizer.rho, optimizer.momentum, optimizer.epsilon) == (0.9, 0.9, 0.001)
+    assert (optimizer.initial_mean_square, optimizer.l2) == (1.0, 1e-5)
+    assert float(optimizer.learning_rate) == 0.0  # step 0 of the warm-up
+    optimizer.iterations.assign(5 * 7)
+    assert float(optimizer.learning_rate) == pytest.approx(0.004 * 0.97**2)
+    assert model.loss.from_logits is False
+    assert model.loss.label_smoothing == 0.1
+
+
+def test_a_given_learning_rate_is_reached():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    compile_model(model, recipe("small", learning_rate=1e-6, warmup_epochs=0), 7)
+    assert float(model.optimizer.learning_rate) == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "momentum"), [("paper", 0.99), ("small", 1 - 5 / (30 * 7)), ("finetune", 0.9)]
+)
+def test_the_momentum_of_batch_normalization_suits_the_number_of_steps(name, momentum):
+    model = keras.Sequential([keras.Input((4,)), ke.layers.BatchNormalization(momentum=0.99)])
+    compile_model(model, recipe(name), steps_per_epoch=7)
+    assert model.layers[0].momentum == pytest.approx(momentum)
+
+
+def test_logits_are_recognised_by_the_last_layer():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    assert compile_model(model, recipe("small"), 1).loss.from_logits is True
+
+
+def test_loss_and_metrics_are_the_tasks():
+    class Regression:
+        name, classifier_activation = "regression", "linear"
+
+        def loss(self, label_smoothing, from_logits):
+            return keras.losses.MeanAbsoluteError(name=f"{label_smoothing}_{from_logits}")
+
+        def metrics(self):
+            return [keras.metrics.MeanSquaredError()]
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    compile_model(model, recipe("small"), 1, task=Regression())
+    results = model.train_on_batch(np.zeros((1, 4)), np.full((1, 1), 2.0), return_dict=True)
+    assert results == pytest.approx({"loss": 2, "mean_squared_error": 4})
+    assert model.loss.name == "0.1_False"
+
+
+def test_an_epoch_without_steps_is_refused():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    with pytest.raises(InputError, match="steps_per_epoch=0 must be at least 1"):
+        compile_model(model, recipe("small"), 0)

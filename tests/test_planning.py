@@ -1,0 +1,111 @@
+import pytest
+
+import keras_efficientnet as ke
+from keras_efficientnet.training import describe_recipe, peak_learning_rate, plan_stages, recipe
+
+
+@pytest.mark.parametrize(("batch_size", "rate"), [(4096, 0.256), (2048, 0.128), (32, 0.002)])
+def test_the_learning_rate_grows_with_the_batch(batch_size, rate):
+    chosen = recipe("paper", batch_size=batch_size)
+    assert peak_learning_rate(chosen) == pytest.approx(rate, rel=1e-12)
+
+
+@pytest.mark.parametrize("batch_size", [4, 32, 4096])
+@pytest.mark.parametrize("name", ["paper", "small", "v2-progressive"])
+def test_a_given_learning_rate_is_the_peak_at_any_batch_size(name, batch_size):
+    chosen = recipe(name, learning_rate=1e-6, batch_size=batch_size)
+    assert peak_learning_rate(chosen) == 1e-6
+    peaks = [stage.peak_learning_rate for stage in plan_stages(chosen, 224)]
+    assert peaks == [1e-6] + [None] * (len(peaks) - 1)
+    assert "  learning_rate = 1e-06 at the peak (as given)" in describe_recipe(chosen, 224)
+
+
+@pytest.mark.parametrize("batch_size", [4, 32])
+def test_fine_tuning_keeps_the_ratio_of_its_phases_learning_rates(batch_size):
+    chosen = recipe("finetune", learning_rate=1e-6, batch_size=batch_size)
+    head, blocks = plan_stages(chosen, 224)
+    assert blocks.peak_learning_rate == 1e-6
+    assert head.peak_learning_rate == pytest.approx(20e-6)  # 0.08 / 0.004
+    text = describe_recipe(chosen, 224)
+    assert "peak learning rate 2e-05 (20 times learning_rate)" in text
+    by_batch = plan_stages(recipe("finetune", batch_size=batch_size), 224)
+    assert [stage.peak_learning_rate for stage in by_batch] == pytest.approx(
+        [0.08 * batch_size / 256, 0.004 * batch_size / 256]
+    )
+
+
+@pytest.mark.parametrize(
+    ("variant", "sizes", "magnitudes", "mixup", "dropout"),
+    [
+        ("V2-S", [171, 214, 257, 300], [5, 20 / 3, 25 / 3, 10], [0] * 4, [0.1, 1 / 6, 7 / 30, 0.3]),
+        (
+            "V2-L",
+            [192, 256, 320, 384],
+            [5, 10, 15, 20],
+            [0, 1 / 6, 1 / 3, 0.5],
+            [0.1, 7 / 30, 11 / 30, 0.5],
+        ),
+    ],
+)
+def test_progressive_stages_are_the_v2_codes(variant, sizes, magnitudes, mixup, dropout):
+    spec = ke.spec.VARIANTS[variant]
+    plan = plan_stages(recipe("v2-progressive", variant), spec.train_resolution)
+    assert [stage.image_size for stage in plan] == sizes
+    assert [stage.augmentation.magnitude for stage in plan] == pytest.approx(magnitudes)
+    assert [stage.augmentation.mixup_alpha for stage in plan] == pytest.approx(mixup)
+    assert [stage.dropout_rate for stage in plan] == pytest.approx(dropout)
+    assert sum(stage.epochs for stage in plan) == 350
+    # One learning-rate schedule: only the first stage begins one.
+    assert [stage.peak_learning_rate for stage in plan] == [0.256, None, None, None]
+
+
+def test_progressive_stages_grow_from_the_first_values():
+    chosen = recipe(
+        "v2-progressive",
+        **{"progressive.magnitude": 2, "augmentation.magnitude": 8},
+        **{"progressive.dropout_rate": 0.0, "recipe.dropout_rate": 0.3},
+        **{"progressive.mixup_alpha": 0.3, "augmentation.mixup_alpha": 0.0},
+    )
+    plan = plan_stages(chosen, 224)
+    assert [stage.augmentation.magnitude for stage in plan] == pytest.approx([2, 4, 6, 8])
+    assert [stage.dropout_rate for stage in plan] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert [stage.augmentation.mixup_alpha for stage in plan] == pytest.approx([0.3, 0.2, 0.1, 0])
+
+
+def test_progressive_stages_can_be_fewer_and_fixed():
+    plan = plan_stages(recipe("v2-progressive", stages=2, epochs=5, image_size=32), 96)
+    assert [(stage.epochs, stage.image_size) for stage in plan] == [(2, 64), (3, 96)]
+    (only,) = plan_stages(recipe("v2-progressive", "V2-S", stages=1), 300)
+    assert (only.image_size, only.augmentation.magnitude, only.dropout_rate) == (300, 10, 0.3)
+    # A network smaller than the V2 paper's smallest image still grows.
+    plan = plan_stages(recipe("v2-progressive"), 64)
+    assert [stage.image_size for stage in plan] == [40, 48, 56, 64]
+
+
+def test_fine_tuning_has_two_phases():
+    chosen = recipe("finetune", epochs=10, head_epochs=4, fresh_from="head", unfreeze_from="block6")
+    head, blocks = plan_stages(chosen, 224)
+    assert (head.epochs, head.unfreeze_from) == (4, "head")
+    assert (blocks.epochs, blocks.unfreeze_from) == (6, "block6")
+    (only,) = plan_stages(recipe("finetune", epochs=10, head_epochs=0), 224)
+    assert (only.epochs, only.unfreeze_from) == (10, "block5")
+
+
+@pytest.mark.parametrize("name", ["paper", "small", "finetune", "v2-progressive"])
+def test_the_description_has_every_value_under_the_name_that_overrides_it(name):
+    chosen = recipe(name, "B0")
+    text = describe_recipe(chosen, 224)
+    lines = [line.strip().partition(" = ") for line in text.splitlines() if " = " in line]
+    values = {name: value for name, _, value in lines}
+    records = (chosen, chosen.augmentation, chosen.progressive, chosen.fine_tuning)
+    fields = [field for record in records if record for field in vars(record)]
+    assert len(values) == len(fields) - 4  # without the name and the three parts
+    for key, value in values.items():
+        if key != "learning_rate":
+            kind = {"None": None, "auto": "auto", "none": "none", "rand": "rand"}
+            given = kind.get(value, value if key.endswith("_from") else None)
+            if given is None and value != "None":
+                given = float(value) if "." in value or "e" in value else int(value)
+            assert recipe(name, "B0", **{key: given}) == chosen
+    for stage in plan_stages(chosen, 224):
+        assert f"{stage.name}: {stage.epochs} epochs at {stage.image_size} px" in text
