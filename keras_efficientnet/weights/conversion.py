@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keras_efficientnet import model, scaling
+from keras_efficientnet.description import write_description
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.files import atomic_write
 from keras_efficientnet.scaling import Variant
 from keras_efficientnet.spec import Padding, VariantSpec
 from keras_efficientnet.weights import matching, structure
 from keras_efficientnet.weights.matching import LoadReport
+from keras_efficientnet.weights.pretrained import describe
 from keras_efficientnet.weights.readers import open_weight_file
+from keras_efficientnet.weights.registry import google_crop
 from keras_efficientnet.weights.weight_file import Origin, WeightFile
 
 OUTPUT_SUFFIXES = (".weights.h5", ".keras")
@@ -47,13 +50,17 @@ class Inspection:
     origin: Origin
 
 
-def inspect(source: str | os.PathLike) -> Inspection:
+def inspect(source: str | os.PathLike, prefix: str | None = None) -> Inspection:
     """Says what a weight file holds, without a model.
+
+    Args:
+        source: a file that `load_weights` accepts.
+        prefix: as in `load_weights`.
 
     Raises:
         InputError: if it cannot be read or is no EfficientNet's.
     """
-    with open_weight_file(source) as checkpoint:
+    with open_weight_file(source, prefix) as checkpoint:
         variant, fits = structure.closest_variant(checkpoint)
         wanted = structure.shapes(variant)
         checkpoint = checkpoint.with_block_names(structure.block_names(wanted))
@@ -77,11 +84,13 @@ def convert(
     output: str | os.PathLike,
     overwrite: bool = False,
     padding: Padding | None = None,
+    prefix: str | None = None,
 ) -> LoadReport:
     """Turns a weight file into one of Keras, which is written whole or not at all.
 
     The network that carries the weights has the file's classes, input channels, padding
-    and epsilon; a `.keras` file keeps all of these.
+    and epsilon, and takes images of any size. A `.keras` file keeps all of these, and a
+    description with the variant's image size and, of 1,000 classes, ImageNet's names.
 
     Args:
         source: a file that `load_weights` accepts.
@@ -89,6 +98,7 @@ def convert(
         output: path that ends in `.weights.h5` or `.keras`.
         overwrite: replace an existing output.
         padding: as in `load_weights`.
+        prefix: as in `load_weights`.
 
     Returns:
         What was converted.
@@ -100,23 +110,32 @@ def convert(
     if not path.endswith(OUTPUT_SUFFIXES):
         raise InputError(f"output={path!r} must end in {' or '.join(OUTPUT_SUFFIXES)}.")
     with atomic_write(path, overwrite) as unfinished:
-        return _convert(source, scaling.get_variant(variant), unfinished, padding)
+        return _convert(source, scaling.get_variant(variant), unfinished, padding, prefix)
 
 
 def _convert(
-    source: str | os.PathLike, variant: VariantSpec, path: Path, padding: Padding | None
+    source: str | os.PathLike,
+    variant: VariantSpec,
+    path: Path,
+    padding: Padding | None,
+    prefix: str | None,
 ) -> LoadReport:
-    found = inspect(source)
+    found = inspect(source, prefix)
     network = model.build(
         _trained_as(variant, found.origin, padding),
         include_top=found.classes is not None,
         input_shape=(None, None, found.channels or 3),
         classes=found.classes or 1000,
     )
-    with open_weight_file(source) as checkpoint:
+    with open_weight_file(source, prefix) as checkpoint:
         report, values = matching.read(network, checkpoint, padding=padding)
     matching.assign(network, values)
-    network.save(path) if path.suffix == ".keras" else network.save_weights(path)
+    if path.suffix == ".keras":
+        network.save(path)
+        crop_fraction = google_crop(variant.resolution)
+        write_description(path, describe(variant, found.classes, crop_fraction))
+    else:
+        network.save_weights(path)
     return report
 
 

@@ -42,7 +42,7 @@ def fetch(published: PretrainedWeights, include_top: bool = True) -> str:
         return path
     remote = published.file if include_top else published.notop or published.file
     url, digest = remote.url, remote.hash
-    home, name = _cache(), cache_name(published, url)
+    home, name = cache_folder(), cache_name(published, url)
     cached = os.path.join(home, "models", name)
     is_md5 = digest is not None and len(digest) == _MD5_DIGITS
     try:
@@ -85,7 +85,7 @@ def _installed(packaged: PackagedFile) -> str | None:
     return found[0]
 
 
-def _cache() -> str:
+def cache_folder() -> str:
     """Returns Keras' cache folder, or one of this user's for temporary files.
 
     In a container the home folder may belong to somebody else, or the user may have none.

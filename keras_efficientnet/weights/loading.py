@@ -20,14 +20,16 @@ def load_weights(
     source: str | os.PathLike,
     strict: bool = True,
     padding: Padding | None = None,
+    prefix: str | None = None,
 ) -> LoadReport:
     """Fills a model's variables from published weights or from a file.
 
     A file is recognised by what it contains: `.h5`, `.weights.h5` and `.keras` of
     keras.applications' networks or of this package's, Google's TensorFlow checkpoints
     (moving averages preferred), SavedModels, and PyTorch state dicts of
-    EfficientNet-PyTorch, timm and torchvision as `.safetensors`, `.npz` or `.pth`. No code
-    in a file is ever run.
+    EfficientNet-PyTorch, timm and torchvision as `.safetensors`, `.npz` or `.pth`,
+    whatever a training script wrapped around them. PyTorch is not needed, and no code in a file
+    is ever run.
 
     A model with another number of classes keeps its fresh classifier; one with another
     number of input channels gets an adapted stem kernel (`matching.adapt_channels`); a
@@ -42,6 +44,8 @@ def load_weights(
             and say in the report what did not.
         padding: `"same"` or `"symmetric"`, for timm's state dicts that were trained in
             PyTorch and do not say which they need.
+        prefix: for a file of several networks, the name of the one to take, as the message
+            about it lists them.
 
     Returns:
         What was loaded, adapted, missing, unexpected and mismatched.
@@ -56,7 +60,7 @@ def load_weights(
     require(padding in known, "padding", padding, "None, 'same' or 'symmetric'")
     if isinstance(source, str) and _is_name(source):
         return _load_published(model, source, strict)
-    with open_weight_file(source) as checkpoint:
+    with open_weight_file(source, prefix) as checkpoint:
         report, values = matching.read(model, checkpoint, strict, padding)
     matching.assign(model, values)
     return report

@@ -32,9 +32,9 @@ _TORCHVISION = "https://download.pytorch.org/models/"
 # What networks saw instead of pixels in 0-255, by mean and deviation.
 Pixels = tuple[RGB, RGB]
 _IMAGENET: Pixels = (IMAGENET_MEAN, IMAGENET_STD)
-_MINUS_1_TO_1: Pixels = ((127.5,) * 3, (127.5,) * 3)
-_OVER_128: Pixels = ((128.0,) * 3, (128.0,) * 3)
-_LITE: Pixels = ((127.0,) * 3, (128.0,) * 3)
+_MINUS_1_TO_1: Pixels = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
+_OVER_128: Pixels = ((128.0, 128.0, 128.0), (128.0, 128.0, 128.0))
+_LITE: Pixels = ((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 
 _IMAGENET_21K_CLASSES = 21843
 
@@ -235,7 +235,12 @@ def _google_evaluation(variant: str, size: int | None = None) -> dict[str, Any]:
         whole = {"crop_fraction": 1.0, "interpolation": "bilinear"}
         return {"size": size, "pixels": _OVER_128, **whole}
     pixels = _LITE if variant.startswith("Lite") else _IMAGENET
-    return {"size": size, "crop_fraction": size / (size + 32), "pixels": pixels}
+    return {"size": size, "crop_fraction": google_crop(size), "pixels": pixels}
+
+
+def google_crop(size: int) -> float:
+    """Returns the share of the shorter side that Google's code crops at evaluation."""
+    return size / (size + 32)
 
 
 def _tpu() -> Iterator[PretrainedWeights]:
@@ -266,7 +271,7 @@ def _automl() -> Iterator[PretrainedWeights]:
     """AML trained on 21k like V2-S on 1k, and resized whole images to fine-tune."""
     for size in ("B0", "B1", "B2", "B3", "S", "M", "L", "XL"):
         side = spec.VARIANTS[f"V2-{size}"].resolution
-        crop = 1.0 if side >= _AML_UNCROPPED_SIZE else side / (side + 32)
+        crop = 1.0 if side >= _AML_UNCROPPED_SIZE else google_crop(side)
         for name, top1, classes, crop_fraction, pixels in (
             ("imagenet21k", None, _IMAGENET_21K_CLASSES, crop, _OVER_128),
             ("imagenet21k-ft1k", _V2_TOP1_21K.get(size), 1000, 1.0, _MINUS_1_TO_1),

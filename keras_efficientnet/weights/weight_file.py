@@ -25,11 +25,14 @@ class Tensor:
         name: as the file calls it.
         shape: as `read` returns it.
         read: reads it from the file.
+        group: how its name begins if it is in one of several state dicts of a file, such as
+            `"state_dict."`.
     """
 
     name: str
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
+    group: str = ""
 
     def transpose(self, axes: Sequence[int]) -> "Tensor":
         """The same tensor with its axes in another order."""

@@ -10,8 +10,9 @@ from keras_efficientnet.errors import InputError
 from keras_efficientnet.weights import schemes
 from keras_efficientnet.weights.readers import keras_archive
 from keras_efficientnet.weights.readers.hdf5 import open_hdf5
-from keras_efficientnet.weights.readers.state_dict import open_npz, open_pth, open_safetensors
+from keras_efficientnet.weights.readers.state_dict import open_npz, open_safetensors
 from keras_efficientnet.weights.readers.tensorflow import open_tensorflow
+from keras_efficientnet.weights.readers.torch_file import open_torch
 from keras_efficientnet.weights.weight_file import Tensor, WeightFile
 
 ACCEPTED = (
@@ -24,12 +25,13 @@ _OLD_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 @contextmanager
-def open_weight_file(source: str | os.PathLike) -> Iterator[WeightFile]:
+def open_weight_file(source: str | os.PathLike, prefix: str | None = None) -> Iterator[WeightFile]:
     """Opens a weight file; its tensors can be read inside the `with` block.
 
     Args:
         source: path of a file, of a SavedModel's folder, of a folder with one TensorFlow
             checkpoint, or a TensorFlow checkpoint's prefix such as `model.ckpt`.
+        prefix: of the network to take, where the file holds several.
 
     Raises:
         InputError: if it cannot be read, or is no weight file of an EfficientNet.
@@ -37,7 +39,8 @@ def open_weight_file(source: str | os.PathLike) -> Iterator[WeightFile]:
     path = os.fspath(source)
     with ExitStack() as stack:
         stack.enter_context(_readable_errors(path))
-        yield _open(path, stack)
+        container, tensors, layers = _open(path, stack)
+        yield schemes.translate(path, container, tensors, layers, prefix)
 
 
 @contextmanager
@@ -58,25 +61,26 @@ def _readable_errors(path: str) -> Iterator[None]:
         )
 
 
-def _open(path: str, stack: ExitStack) -> WeightFile:
+_Content = tuple[str, dict[str, Tensor], list[tuple[str, dict]] | None]
+"""What kind of file it is, its tensors, and the layers' configs where it has them."""
+
+
+def _open(path: str, stack: ExitStack) -> _Content:
     prefix = _tensorflow_prefix(path)
     if prefix is not None:
-        tensors = stack.enter_context(open_tensorflow(prefix))
-        return schemes.translate(path, "TensorFlow checkpoint", tensors)
+        return "TensorFlow checkpoint", stack.enter_context(open_tensorflow(prefix)), None
     if not os.path.isfile(path):
         raise InputError(f"{path!r} does not exist or holds no weights; {ACCEPTED}.")
     with open(path, "rb") as file:
         start = file.read(16)
     if start.startswith(_HDF5_MAGIC):
-        layout, tensors, layers = stack.enter_context(open_hdf5(path, path))
-        return schemes.translate(path, layout, tensors, layers)
+        return stack.enter_context(open_hdf5(path, path))
     if start.startswith(b"PK\x03\x04"):
         return _open_zip(path, stack)
     if start.startswith(_OLD_TORCH_MAGIC):
-        return schemes.translate(path, "PyTorch .pth", stack.enter_context(open_pth(path)))
+        return "PyTorch .pth", stack.enter_context(open_torch(path)), None
     if start[8:9] == b"{":
-        tensors = stack.enter_context(open_safetensors(path))
-        return schemes.translate(path, ".safetensors", tensors)
+        return ".safetensors", stack.enter_context(open_safetensors(path)), None
     if start.startswith(b"\x80"):
         raise InputError(
             f"{path!r} is a bare pickle, which could run any code and is never opened; {ACCEPTED}."
@@ -84,16 +88,15 @@ def _open(path: str, stack: ExitStack) -> WeightFile:
     raise InputError(f"{path!r} is no kind of weight file known here; {ACCEPTED}.")
 
 
-def _open_zip(path: str, stack: ExitStack) -> WeightFile:
+def _open_zip(path: str, stack: ExitStack) -> _Content:
     with zipfile.ZipFile(path) as archive:
         members = archive.namelist()
     if set(keras_archive.MEMBERS) <= set(members):
-        layout, tensors, layers = stack.enter_context(keras_archive.open_keras_archive(path))
-        return schemes.translate(path, layout, tensors, layers)
+        return stack.enter_context(keras_archive.open_keras_archive(path))
     if any(member.endswith("/data.pkl") for member in members):
-        return schemes.translate(path, "PyTorch .pth", stack.enter_context(open_pth(path)))
+        return "PyTorch .pth", stack.enter_context(open_torch(path)), None
     if members and all(member.endswith(".npy") for member in members):
-        return schemes.translate(path, "NumPy .npz", stack.enter_context(open_npz(path)))
+        return "NumPy .npz", stack.enter_context(open_npz(path)), None
     raise InputError(
         f"{path!r} is a zip archive but neither a .keras model, a PyTorch file nor an .npz; "
         f"{ACCEPTED}."

@@ -20,14 +20,18 @@ _VARIABLES = {
 }
 
 
+Layers = list[tuple[str, dict]]
+"""For each layer: the names of the models around it, each with a slash, and its config."""
+
+
 @contextmanager
 def open_hdf5(
     source: str | BinaryIO, path: str, names_by_group: dict[str, str] | None = None
-) -> Iterator[tuple[str, dict[str, Tensor], list[dict]]]:
+) -> Iterator[tuple[str, dict[str, Tensor], Layers]]:
     """Opens a file or a file object.
 
-    Yields what it is, its tensors as `layer/variable`, and its layers' configs; where the
-    file has no configs, they are just the names.
+    Yields what it is, its tensors as `layer/variable` behind the names of the models around the
+    layer, and its layers' configs; where the file has no configs, they are just the names.
 
     Args:
         source: the file.
@@ -41,15 +45,14 @@ def open_hdf5(
             root = root["model_weights"]
         if any(name.startswith("layer_names") for name in root.attrs):
             yield "Keras .h5", dict(_by_weight_names(root)), _legacy_layers(file, root)
-        elif isinstance(
-            root.get("layers") or root.get("_layer_checkpoint_dependencies"), h5py.Group
-        ):
-            yield "Keras .weights.h5", *_by_layer_groups(file, path, names_by_group or {})
-        else:
+            return
+        groups = _layer_groups(file)
+        if not groups:
             raise InputError(
                 f"{path!r} is an HDF5 file that Keras did not write; .h5 and .weights.h5 files "
                 "of a Keras model are accepted."
             )
+        yield "Keras .weights.h5", *_by_layer_groups(groups, path, names_by_group or {})
 
 
 def _refuse_other_files(file: Any, path: str) -> None:
@@ -71,65 +74,81 @@ def _refuse_other_files(file: Any, path: str) -> None:
 
 
 def _by_weight_names(root: Any) -> Iterator[tuple[str, Tensor]]:
+    """Keras 2's: a group for each layer of the model, with its variables under their full names."""
     found: list[Any] = []
     root.visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
     for dataset in found:
-        *_, outer, layer, variable = ("", "", *dataset.name.split("/"))
-        if layer in ("reduce", "expand"):  # parts of this package's SqueezeExcite
-            layer = f"{outer}/{layer}"
-        yield _tensor(f"{layer}/{variable.partition(':')[0]}", dataset)
+        outer, *inner = dataset.name.removeprefix(root.name).strip("/").split("/")
+        # The full name may or may not begin with the layer's.
+        while outer in inner[:-1]:
+            inner = inner[inner.index(outer) + 1 :]
+        yield _tensor("/".join((outer, *inner)).partition(":")[0], dataset)
 
 
-def _legacy_layers(file: Any, root: Any) -> list[dict]:
+def _legacy_layers(file: Any, root: Any) -> Layers:
     if "model_config" in file.attrs:
-        return list(layer_configs(json.loads(file.attrs["model_config"])))
-    return [{"config": {"name": name}} for name in root]
+        return list(layer_configs(json.loads(file.attrs["model_config"])["config"]))
+    return [("", {"config": {"name": name}}) for name in root]
 
 
-def layer_configs(config: Any) -> Iterator[dict]:
-    """Every object with a class name in a model's config, wherever it stands."""
+def layer_configs(config: Any, prefix: str = "") -> Iterator[tuple[str, dict]]:
+    """Yields every object with a class name in a model's config, wherever it stands.
+
+    The names of the models around it come first, each with a slash.
+    """
     if isinstance(config, dict):
         if isinstance(config.get("class_name"), str):
-            yield config
+            yield prefix, config
+            inner = config.get("config")
+            if isinstance(inner, dict) and isinstance(inner.get("layers"), list):
+                prefix += f"{inner.get('name')}/"
         for value in config.values():
-            yield from layer_configs(value)
+            yield from layer_configs(value, prefix)
     elif isinstance(config, list):
         for value in config:
-            yield from layer_configs(value)
+            yield from layer_configs(value, prefix)
+
+
+def _layer_groups(file: Any) -> dict[str, Any]:
+    """Groups of a layer's variables, by the layer's place; those of no variables are names."""
+    found: dict[str, Any] = {}
+
+    def visit(name: str, item: Any) -> None:
+        layer = name.removesuffix("vars").rstrip("/")
+        state = name.partition("/")[0] in ("optimizer", "metrics", "_optimizer")
+        if name.endswith("/vars") and isinstance(item, h5py.Group) and not state:
+            found[layer] = item
+
+    file.visititems(visit)
+    return found
 
 
 def _by_layer_groups(
-    file: Any, path: str, names_by_group: dict[str, str]
-) -> tuple[dict[str, Tensor], list[dict]]:
-    names: dict[str, str] = {}
-    groups: list[Any] = []
-
-    def visit(name: str, item: Any) -> None:
-        if name.endswith("/vars") and isinstance(item, h5py.Group):
-            group = name.removesuffix("/vars")
-            names[group] = str(item.attrs.get("name", names_by_group.get(group, "")))
-            if len(item) and name.startswith(("layers/", "_layer_checkpoint_dependencies/")):
-                groups.append(item)
-
-    file.visititems(visit)
-    if groups and not any(names.values()):
+    groups: dict[str, Any], path: str, names_by_group: dict[str, str]
+) -> tuple[dict[str, Tensor], Layers]:
+    names = {
+        group: str(item.attrs.get("name", names_by_group.get(group, "")))
+        for group, item in groups.items()
+    }
+    if not any(names.values()):
         raise InputError(
             f"{path!r} has no layer names, as Keras wrote .weights.h5 files before it kept them; "
             "a .keras file of that Keras, or a .weights.h5 of a newer one, is accepted."
         )
-    tensors = {}
-    for group in groups:
-        key = group.name.strip("/").removesuffix("/vars")
-        layer = names[key]
-        if layer in ("reduce", "expand"):
-            layer = f"{names.get(key.rpartition('/')[0], '')}/{layer}"
+    tensors: dict[str, Tensor] = {}
+    layers: Layers = []
+    for group, variables in groups.items():
+        parts = group.split("/")
+        outer = ("/".join(parts[:end]) for end in range(1, len(parts)))
+        prefix = "".join(f"{names[place]}/" for place in outer if names.get(place))
+        layers.append((prefix, {"config": {"name": names[group]}}))
         # A layer that is no part of an EfficientNet may have any number of variables.
-        variables = _VARIABLES.get(len(group), tuple(group))
+        known = _VARIABLES.get(len(variables), tuple(variables))
         tensors.update(
-            _tensor(f"{layer}/{variable}", group[str(index)])
-            for index, variable in enumerate(variables)
+            _tensor(f"{prefix}{names[group]}/{variable}", variables[str(index)])
+            for index, variable in enumerate(known)
         )
-    return tensors, [{"config": {"name": name}} for name in names.values()]
+    return tensors, layers
 
 
 def _tensor(name: str, dataset: Any) -> tuple[str, Tensor]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.weights.readers.hdf5 import layer_configs, open_hdf5
+from keras_efficientnet.weights.readers.hdf5 import Layers, layer_configs, open_hdf5
 from keras_efficientnet.weights.weight_file import Tensor
 
 MEMBERS = ("config.json", "model.weights.h5")
@@ -17,7 +17,7 @@ MAX_CONFIG_BYTES = 2**26
 
 
 @contextmanager
-def open_keras_archive(path: str) -> Iterator[tuple[str, dict[str, Tensor], list[dict]]]:
+def open_keras_archive(path: str) -> Iterator[tuple[str, dict[str, Tensor], Layers]]:
     """Yields what `open_hdf5` does, without building the model.
 
     Raises:
@@ -29,8 +29,8 @@ def open_keras_archive(path: str) -> Iterator[tuple[str, dict[str, Tensor], list
         if len(content) > MAX_CONFIG_BYTES:
             raise InputError(f"{path!r} has a config.json of more than 64 MiB, which no model has.")
         config = json.loads(content)
-        layers = list(layer_configs(config))
-        if any(layer["class_name"] == "Lambda" for layer in layers):
+        layers = list(layer_configs(config["config"]))
+        if any(layer["class_name"] == "Lambda" for _, layer in layers):
             raise InputError(
                 f"{path!r} has a Lambda layer, which is code and is never run here; a .keras or "
                 ".weights.h5 file of a model without one is accepted."

@@ -9,7 +9,7 @@ import re
 from keras_efficientnet.weights.schemes import torch_names
 from keras_efficientnet.weights.weight_file import Origin, Tensor, Translation
 
-ANCHOR = "_conv_stem.weight"
+ANCHOR = torch_names.anchor("_conv_stem.weight")
 LABEL = "EfficientNet-PyTorch's names"
 
 _NETWORK = {
@@ -35,7 +35,7 @@ _NAME = re.compile(r"(?:_blocks\.(\d+)\.)?(_\w+)\.(\w+)")
 def translate(tensors: dict[str, Tensor]) -> Translation:
     """Translates a state dict."""
     found, unknown = {}, []
-    for name, tensor in torch_names.without_prefix(tensors, ANCHOR):
+    for name, tensor in tensors.items():
         match = _NAME.fullmatch(name)
         part = match and (_BLOCK if match[1] else _NETWORK).get(match[2])
         if match and part and match[3] != torch_names.COUNTER:

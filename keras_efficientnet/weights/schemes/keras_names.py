@@ -7,7 +7,7 @@ from keras_efficientnet.spec import IMAGENET_MEAN, IMAGENET_STD, RGB, Padding
 from keras_efficientnet.weights.structure import canonical_name
 from keras_efficientnet.weights.weight_file import Origin, Tensor, Translation
 
-ANCHOR = "stem_conv/kernel"
+ANCHOR = re.compile(r"(?:.+/)?(?P<anchor>stem_conv/kernel)")
 LABEL = "Keras layer names"
 
 # Keras numbers the layers that nobody names, over all models of a process.
@@ -22,7 +22,7 @@ def translate(tensors: dict[str, Tensor], layers: list[dict] | None = None) -> T
         canonical = canonical_name(layer, variable.replace("depthwise_kernel", "kernel"))
         if canonical:
             found[canonical] = tensor
-        elif not layer.startswith("normalization") and "seed_generator" not in name:
+        elif not layer.startswith("normalization"):
             unknown.append(name)
     return Translation(found, unknown, _origin(tensors, layers))
 

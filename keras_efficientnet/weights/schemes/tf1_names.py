@@ -6,24 +6,18 @@ from collections import defaultdict
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.weights.weight_file import Origin, Tensor, Translation
 
+ANCHOR = re.compile(r"(?:.+/)?(?P<anchor>stem/conv2d/kernel)")
 LABEL = "Google's variable names"
 
 _AVERAGE = "/ExponentialMovingAverage"
 _NAME = re.compile(
-    r"(?:(?P<network>.+)/)?(?P<scope>stem|head|blocks_(?P<block>\d+))/(?P<se>se/)?"
+    r"(?P<scope>stem|head|blocks_(?P<block>\d+))/(?P<se>se/)?"
     r"(?P<layer>conv2d|depthwise_conv2d|(?:tpu_)?batch_normalization|dense)(?:_(?P<index>\d+))?/"
     r"(?P<variable>\w+)"
 )
 
 
-def recognises(tensors: dict[str, Tensor]) -> bool:
-    """Whether the stem's kernel is called as in Google's code."""
-    return any(
-        name == "stem/conv2d/kernel" or name.endswith("/stem/conv2d/kernel") for name in tensors
-    )
-
-
-def translate(tensors: dict[str, Tensor], path: str) -> Translation:
+def translate(tensors: dict[str, Tensor]) -> Translation:
     """Translates a checkpoint; moving averages of weights win over the weights.
 
     Raises:
@@ -38,11 +32,12 @@ def translate(tensors: dict[str, Tensor], path: str) -> Translation:
         if match is None:
             unknown.append(name)
             continue
-        if "edgetpu" in (match["network"] or ""):
+        if "edgetpu" in tensor.name:
             raise InputError(
-                f"{path!r} is Google's EdgeTPU checkpoint, whose graph strides in the projection "
-                "where this package's, like timm's, strides in the fused convolution, so its "
-                "outputs would differ; the state dict of timm's tf_efficientnet_es is accepted."
+                f"Tensor {tensor.name!r} is of Google's EdgeTPU checkpoint, whose graph strides in "
+                "the projection where this package's, like timm's, strides in the fused "
+                "convolution, so its outputs would differ; the state dict of timm's "
+                "tf_efficientnet_es is accepted."
             )
         layer = "se" if match["se"] else match["layer"].removeprefix("tpu_")
         scope = f"block#{match['block']}" if match["block"] else match["scope"]

@@ -11,7 +11,7 @@ from keras_efficientnet.spec import Padding
 from keras_efficientnet.weights.schemes import torch_names
 from keras_efficientnet.weights.weight_file import Origin, Tensor, Translation
 
-ANCHOR = "conv_stem.weight"
+ANCHOR = torch_names.anchor("conv_stem.weight")
 LABEL = "timm's names"
 
 _NETWORK = {
@@ -66,15 +66,14 @@ _TRAINED_IN_TORCH = f"the weights were trained in PyTorch and {_UNTOLD}"
 
 def translate(tensors: dict[str, Tensor]) -> Translation:
     """Translates a state dict."""
-    named = dict(torch_names.without_prefix(tensors, ANCHOR))
     blocks: dict[tuple[str, str], set[str]] = {}
-    for name in named:
+    for name in tensors:
         match = _NAME.fullmatch(name)
         if match and match["stage"]:
             blocks.setdefault((match["stage"], match["index"]), set()).add(match["layer"])
 
     found, unknown = {}, []
-    for name, tensor in named.items():
+    for name, tensor in tensors.items():
         if name.endswith(torch_names.COUNTER):
             continue
         match = _NAME.fullmatch(name)
@@ -84,7 +83,7 @@ def translate(tensors: dict[str, Tensor]) -> Translation:
             found[canonical] = tensor
         else:
             unknown.append(tensor.name)
-    return Translation(found, unknown, _origin(named))
+    return Translation(found, unknown, _origin(tensors))
 
 
 def _part(match: re.Match, blocks: dict[tuple[str, str], set[str]]) -> str | None:
@@ -96,10 +95,10 @@ def _part(match: re.Match, blocks: dict[tuple[str, str], set[str]]) -> str | Non
     return part and f"block{int(match['stage']) + 1}{letters(int(match['index']))}.{part}"
 
 
-def _origin(named: dict[str, Tensor]) -> Origin:
+def _origin(tensors: dict[str, Tensor]) -> Origin:
     """Converted weights have never seen a batch in PyTorch, and their counters are at zero."""
     epsilons: dict[Padding, float | None] = {"same": 1e-3, "symmetric": 1e-5}
-    counter = named.get(f"bn1.{torch_names.COUNTER}")
+    counter = tensors.get(f"bn1.{torch_names.COUNTER}")
     if counter is None:
         return Origin(epsilons, question=_UNTOLD)
-    return Origin(epsilons, question=_TRAINED_IN_TORCH if int(counter.read()) else "")
+    return Origin(epsilons, question=_TRAINED_IN_TORCH if counter.read() != 0 else "")

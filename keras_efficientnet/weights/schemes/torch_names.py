@@ -1,6 +1,6 @@
 """What PyTorch's naming conventions share: field names and the order of axes."""
 
-from collections.abc import Iterator
+import re
 
 from keras_efficientnet.weights.weight_file import Tensor
 
@@ -13,11 +13,9 @@ _BATCH_NORM = {
 COUNTER = "num_batches_tracked"
 
 
-def without_prefix(tensors: dict[str, Tensor], anchor: str) -> Iterator[tuple[str, Tensor]]:
-    """Drops what a wrapper put before every name, such as `module.`."""
-    prefix = next(name for name in tensors if name.endswith(anchor)).removesuffix(anchor)
-    for name, tensor in tensors.items():
-        yield name.removeprefix(prefix), tensor
+def anchor(name: str) -> re.Pattern[str]:
+    """Returns a pattern for a network's first kernel, whatever wraps the network."""
+    return re.compile(rf"(?:.+\.)?(?P<anchor>{re.escape(name)})")
 
 
 def canonical(part: str, field: str, tensor: Tensor) -> tuple[str, Tensor]:

@@ -10,7 +10,7 @@ from keras_efficientnet.scaling import letters
 from keras_efficientnet.weights.schemes import torch_names
 from keras_efficientnet.weights.weight_file import Origin, Tensor, Translation
 
-ANCHOR = "features.0.0.weight"
+ANCHOR = torch_names.anchor("features.0.0.weight")
 LABEL = "torchvision's names"
 
 _B5_FEATURES = 2048
@@ -23,9 +23,8 @@ _SE = {"fc1": "se.reduce", "fc2": "se.expand"}
 
 def translate(tensors: dict[str, Tensor]) -> Translation:
     """Translates a state dict."""
-    named = dict(torch_names.without_prefix(tensors, ANCHOR))
     layers: dict[tuple[str, str], list[str | None]] = {}
-    for name in named:
+    for name in tensors:
         match = _BLOCK.fullmatch(name)
         if match:
             roles = layers.setdefault((match["stage"], match["index"]), [])
@@ -34,7 +33,7 @@ def translate(tensors: dict[str, Tensor]) -> Translation:
                 roles[int(match["layer"])] = "se"
 
     found, unknown = {}, []
-    for name, tensor in named.items():
+    for name, tensor in tensors.items():
         if name.endswith(torch_names.COUNTER):
             continue
         part = _part(name, layers)
