@@ -8,8 +8,8 @@ without, by `train_on_batch` under the policy mixed_bfloat16, and timm's channel
 under autocast, compiled. The batch is 128 and then the largest power of two that
 fits. The share of the card's peak counts two operations for a multiply-add and three passes
 for a step. The input pipeline is measured on JPEG files with the paper's augmentation, with
-how many times this machine's cores would feed the card. `--device cpu` tries the script without
-one, where XLA would take minutes: name the other `--networks`.
+the number of cores like this machine's that would keep the card busy. `--device cpu` tries the
+script without a GPU, where XLA would take minutes: name the other `--networks`.
 """
 
 import argparse
@@ -34,9 +34,9 @@ from peers import (
 )
 
 import keras_efficientnet as ke
-from keras_efficientnet.deploy.benchmarking import answer, running
+from keras_efficientnet.deploy.fresh_interpreter import handle_requests, start_worker
 from keras_efficientnet.deploy.runtime import available_cores
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import InputError, RunError
 
 PACKAGES = ("keras", "tensorflow", "timm", "torch")
 OURS, OURS_XLA = "keras_efficientnet", "keras_efficientnet, XLA"
@@ -55,7 +55,7 @@ def main():
     parser.add_argument("--image-size", type=int, help="default: the variant's own")
     parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--max-batch", type=int, default=MAX_BATCH, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=20, help="of a turn; default: %(default)s")
+    parser.add_argument("--steps", type=int, default=20, help="per turn; default: %(default)s")
     parser.add_argument("--turns", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--images", help="folder of JPEG files for the pipeline")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
@@ -99,9 +99,9 @@ def turns(name: str, options: Any, variant: str, size: int, batch: int) -> list[
     """Returns the images per second of each turn; none where the batch does not fit."""
     given = {**vars(options), "variant": variant, "image_size": size, "batch_size": batch}
     try:
-        with running(serving(__file__, name, argparse.Namespace(**given))) as process:
-            rates = [process.ask("turn") for _ in range(options.turns)]
-    except InputError as error:
+        with start_worker(serving(__file__, name, argparse.Namespace(**given))) as process:
+            rates = [process.request("turn") for _ in range(options.turns)]
+    except (InputError, RunError) as error:
         print(f"{variant}, {name}, batch {batch}: {str(error)[:200]}", flush=True)
         return []
     print(f"{variant}, {name}, batch {batch}: {np.median(rates):.1f} images/s", flush=True)
@@ -109,7 +109,7 @@ def turns(name: str, options: Any, variant: str, size: int, batch: int) -> list[
 
 
 def compare(variant: str, rates: dict[str, dict[int, list[float]]]) -> list[dict]:
-    """Ours over each peer's, at each one's fastest batch, the faster way of both."""
+    """Ours over each peer's, at each one's fastest batch, with or without XLA."""
     best = {name: max(found.values(), key=np.median) for name, found in rates.items() if found}
     rows = []
     for peer, names in (("keras.applications", (KERAS, KERAS_XLA)), (TIMM, (TIMM,))):
@@ -179,7 +179,7 @@ def serve(name: str, options: Any) -> None:
 
         return None, {"turn": turn}
 
-    answer(load)
+    handle_requests(load)
 
 
 def in_keras(build: Callable, options: Any, pixels, labels, *, xla: bool) -> Step:

@@ -3,22 +3,20 @@
     python benchmarks/input_pipeline.py --images shared/data/flowers --json figures.json
 
 Every repetition measures each pipeline once, and ratios are taken within a repetition, so
-that what else runs on the machine weighs on both sides alike. On a machine that others use
+that other work on the machine slows both sides alike. On a machine that others use
 too, images per second of this process's CPU time tell more than images per second.
 
-"All applied" is RandAugment with `op_probability=1`: as many operations an image as the
-peers apply. "Training" is `training_batches`, the stream that training draws from: shuffled
+"All applied" is RandAugment with `op_probability=1`: as many operations per image as the
+peers apply. "Training" is `training_batches`, the stream that training reads: shuffled
 files, random crop and flip, and what is named.
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -27,20 +25,21 @@ import keras
 import keras_cv
 import numpy as np
 import tensorflow as tf
+from peers import CLOCKS, parse, report, row
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from tqdm import trange
 
 from keras_efficientnet.data.augment import auto_augment, rand_augment
 from keras_efficientnet.data.dataset import Dataset, FileExamples, ImageFile
 from keras_efficientnet.data.pipeline import Augmentation, training_batches
 
+PACKAGES = ("tensorflow", "keras", "keras-cv")
 SIZE = 224
 BATCH = 32
 LAYERS = 2
 
-CLOCKS = {"wall": time.perf_counter, "CPU": time.process_time}
-
-# Ours, the peer, and what the ratio has to reach.
+# Ours, the peer, and the ratio to reach.
 RATIOS = (
     ("RandAugment, all applied", "keras_cv RandAugment", 2.0),
     ("RandAugment, all applied", "keras.layers RandAugment", 20.0),
@@ -56,39 +55,34 @@ RATIOS = (
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=Path, help="folder of JPEG files (two photos without)")
-    parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each measurement")
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
-    options = parser.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--images", help="folder of JPEG files (two photos without)")
+    parser.add_argument("--repetitions", type=int, default=7, help="default: %(default)s")
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help="for each measurement; default: %(default)s"
+    )
+    options = parse(parser)
     with tempfile.TemporaryDirectory() as folder:
-        files = jpeg_files(options.images, Path(folder))
+        files = jpeg_files(options.images and Path(options.images), Path(folder))
         pipelines = {**image_pipelines(), **file_pipelines(files)}
         rates = {clock: {name: [] for name in pipelines} for clock in CLOCKS}
-        for number in range(options.repetitions):
-            print(f"repetition {number + 1} of {options.repetitions}", flush=True)
+        for _ in trange(options.repetitions, desc="Measuring", unit="round", disable=None):
             for name, pipeline in pipelines.items():
                 for clock, rate in images_per_second(pipeline, options.seconds).items():
                     rates[clock][name].append(rate)
-    report = {
-        "versions": versions(),
-        "size": SIZE,
-        "batch": BATCH,
-        "files": len(files),
-        "images_per_second": {
-            clock: {name: spread(values) for name, values in by_name.items()}
-            for clock, by_name in rates.items()
-        },
-        "ratios": {clock: list(ratios(by_name)) for clock, by_name in rates.items()},
-    }
-    print_report(report)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    for clock, by_name in rates.items():
+        for name, values in by_name.items():
+            print(f"{name}: {statistics.median(values):.0f} images/s of {clock} time")
+    rows = [
+        row(f"images/s of {clock} time, {ours}", peer, by_name[ours], by_name[peer], reach)
+        for clock, by_name in rates.items()
+        for ours, peer, reach in RATIOS
+    ]
+    report(options, PACKAGES, rows, files=len(files), images_per_second=rates)
 
 
 def jpeg_files(images: Path | None, folder: Path) -> list[str]:
-    """The JPEG files under a folder, or scikit-learn's two photos at ImageNet's usual size."""
+    """Returns the JPEG files under a folder, or scikit-learn's two photos at ImageNet's size."""
     if images is not None:
         files = sorted(str(file) for file in images.rglob("*.jpg"))
         if not files:
@@ -194,49 +188,6 @@ def images_per_second(batches: tf.data.Dataset, seconds: float) -> dict[str, flo
         next(iterator)
         count += BATCH
     return {clock: count / (now() - starts[clock]) for clock, now in CLOCKS.items()}
-
-
-def ratios(rates: dict[str, list[float]]) -> Iterator[dict]:
-    for ours, peer, reach in RATIOS:
-        values = [a / b for a, b in zip(rates[ours], rates[peer], strict=True)]
-        yield {"of": ours, "to": peer, "reach": reach} | spread(values)
-
-
-def spread(values: list[float]) -> dict:
-    return {
-        "median": statistics.median(values),
-        "lowest": min(values),
-        "highest": max(values),
-        "values": values,
-    }
-
-
-def versions() -> dict:
-    return {
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "keras_cv": keras_cv.__version__,
-        "cores": len(os.sched_getaffinity(0)),
-    }
-
-
-def print_report(report: dict):
-    print(*(f"{name} {version}" for name, version in report["versions"].items()), sep=", ")
-    for clock in CLOCKS:
-        print(f"\n{'images per second, ' + clock:<66}{'median':>9}{'lowest':>9}{'highest':>9}")
-        for name, rate in report["images_per_second"][clock].items():
-            print(f"{name:<66}" + figures(rate, ".0f"))
-        print(
-            f"\n{'ratio pair by pair, ' + clock:<66}{'median':>9}{'lowest':>9}{'highest':>9}  reach"
-        )
-        for ratio in report["ratios"][clock]:
-            reach = "" if ratio["reach"] is None else f"{ratio['reach']:7.1f}"
-            print(f"{ratio['of'] + ' / ' + ratio['to']:<66}" + figures(ratio, ".2f") + reach)
-
-
-def figures(values: dict, form: str) -> str:
-    return "".join(f"{format(values[key], form):>9}" for key in ("median", "lowest", "highest"))
 
 
 if __name__ == "__main__":

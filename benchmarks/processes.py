@@ -31,7 +31,7 @@ def main():
     parser.add_argument("--variant", default="B0", help="or tiny; default: %(default)s")
     parser.add_argument("--image-size", type=int, default=96, help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=2, help="of an epoch; default: %(default)s")
+    parser.add_argument("--steps", type=int, default=2, help="per epoch; default: %(default)s")
     parser.add_argument("--epochs", type=int, default=7, help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     options = parse(parser, work)
@@ -60,7 +60,7 @@ def train(cores: list[int], options: argparse.Namespace) -> list[float]:
     ]
     outputs = [process.communicate()[0] for process in processes]
     if any(process.returncode for process in processes):
-        raise SystemExit("A process failed; what it said stands above.")
+        raise SystemExit("A process failed; its output is above.")
     return json.loads(outputs[0])
 
 
@@ -78,12 +78,12 @@ def work(place: str, options: argparse.Namespace) -> None:
     """One of the processes."""
     index, core, hosts = place.split(" ")
     os.sched_setaffinity(0, {int(core)})
-    from keras_efficientnet.training import distribution
+    from keras_efficientnet.training import on_hosts
 
     def epochs():
         return seconds_of_epochs(options)
 
-    print(json.dumps(distribution.on_hosts(epochs, hosts, int(index)) if hosts else epochs()))
+    print(json.dumps(on_hosts(epochs, hosts, int(index)) if hosts else epochs()))
 
 
 def seconds_of_epochs(options: argparse.Namespace) -> list[float]:
@@ -114,7 +114,7 @@ def seconds_of_epochs(options: argparse.Namespace) -> list[float]:
         network = ke.study.get_network(options.variant)
         model = ke.EfficientNet(network, input_shape=shape, classes=CLASSES)
         recipe = ke.training.recipe("small", batch_size=options.batch_size, epochs=options.epochs)
-        recipe.compile(model, options.steps)
+        ke.training.compile_model(model, recipe, options.steps)
         clock = Clock()
         batches = tf.data.Dataset.from_tensors(batch).repeat()
         model.fit(

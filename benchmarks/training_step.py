@@ -9,8 +9,7 @@ by `train_on_batch`, timm by PyTorch with channels last; all with RMSprop and
 cross-entropy in float32. keras.applications' network and ours normalize pixels in the graph;
 timm is given normalized ones. Two more peers are our own network: in mixed bfloat16, and compiled
 by XLA as a whole. The processes take turns, and ratios are taken within a turn.
-Memory is the most that the process holds after two steps, above what it held before the
-first. Linux only.
+Memory is the process's peak after two steps, less what it used before the first. Linux only.
 """
 
 import argparse
@@ -33,14 +32,15 @@ from peers import (
     torch_step,
 )
 
-from keras_efficientnet.deploy.benchmarking import answer, peak_memory
+from keras_efficientnet.deploy.benchmarking import peak_memory
+from keras_efficientnet.deploy.fresh_interpreter import handle_requests
 from keras_efficientnet.deploy.runtime import available_cores
 
 OURS, KERAS, TIMM = "keras_efficientnet", "keras.applications", "timm"
 BFLOAT16, COMPILED = "bfloat16", "jit_compile"
 PACKAGES = ("keras", "tensorflow", "timm", "torch")
 STEPS_A_TURN = 3
-# How many times the peer's speed and memory ours are to be.
+# Targets: our speed and memory as multiples of the peer's.
 SPEED = {KERAS: 1.6, TIMM: 1.4}
 MEMORY = {KERAS: 0.75}
 
@@ -92,7 +92,7 @@ def serve(name: str, options: argparse.Namespace) -> None:
             raise ValueError(f"{name} has no finite loss")
         return peak_memory() - before, {"step": timed(step, STEPS_A_TURN)}
 
-    answer(load)
+    handle_requests(load)
 
 
 def ours(

@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 
 from keras_efficientnet.errors import InputError, require
-from keras_efficientnet.training.hosts import check_jax as check_jax
-from keras_efficientnet.training.hosts import on_hosts as on_hosts
 
 
 @contextlib.contextmanager
