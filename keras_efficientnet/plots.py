@@ -135,20 +135,13 @@ def scaling_curves(rows: Sequence[Row]) -> Picture:
         (right, "multiply_adds", "multiply-adds"),
     )
     for index, (axes, column, label) in enumerate(panels):
-        colour, unit = colours().series[index], 1e9 if column == "multiply_adds" else 1
-        if lines:
-            phis, values = _numbers(lines, "phi"), _numbers(lines, column) / unit
-            axes.plot(phis, values, color=colour, label=label)
-        if points:
-            phis, values = _numbers(points, "phi"), _numbers(points, column) / unit
-            axes.plot(
-                phis,
-                values,
-                linestyle="",
-                marker=MARKERS[index],
-                color=colour,
-                label=None if lines else label,
-            )
+        unit = 1e9 if column == "multiply_adds" else 1
+        for chosen, line, marker in ((lines, "-", None), (points, "", MARKERS[index])):
+            if chosen:
+                phis, values = _numbers(chosen, "phi"), _numbers(chosen, column) / unit
+                style = {"linestyle": line, "marker": marker, "color": colours().series[index]}
+                axes.plot(phis, values, label=label, **style)
+                label = None  # one entry of the legend for both
     names = [str(row["name"]) for row in points]
     dots = f" (points: {names[0]} to {names[-1]})" if names else ""
     left.set_title(f"Multipliers{dots}")
