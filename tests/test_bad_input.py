@@ -1,5 +1,6 @@
 """Damaged, odd and hostile input: a result or one clear sentence, whatever it is."""
 
+import json
 import os
 import stat
 import struct
@@ -233,7 +234,7 @@ def test_descriptions_that_attack(tmp_path):
         with zipfile.ZipFile(path, "w", compression) as archive:
             archive.writestr("keras_efficientnet.json", text)
         path.write_bytes(change(path.read_bytes()))
-        assert_refused(lambda: read_description(path), "own description is damaged")
+        assert_refused(lambda: read_description(path), "damaged|too long")
 
     refused("[" * 100_000)
     refused(" " * 2**27 + good, zipfile.ZIP_DEFLATED)
@@ -245,8 +246,8 @@ def test_descriptions_that_attack(tmp_path):
         {"class_names": "a"},
         {"crop_fraction": float("nan")},
     ):
-        fields = {**ke.deploy.metadata.json.loads(good), **lie}
-        refused(ke.deploy.metadata.json.dumps(fields))
+        fields = {**json.loads(good), **lie}
+        refused(json.dumps(fields))
 
     def with_method(content, method):
         content, at = bytearray(content), content.rindex(b"PK\x01\x02")
