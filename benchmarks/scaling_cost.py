@@ -5,10 +5,10 @@
 
 One thing grows at a time: the image size of B0, its batch, or the variant at its own image
 size. Each point is measured as by training_step.py, in a process of its own: the CPU time of
-the fastest of several steps, and the most memory above that before the first. The
-prediction takes time to be proportional to the multiply-adds; a step keeps the output of
-each convolution and, of about half of them, what normalization and activation make of it, and
-beside the weights their gradients and two averages of the optimizer.
+the fastest of several steps, and the peak memory less that before the first. Predicted time is
+proportional to the multiply-adds. Predicted memory is that of the activations which a step keeps
+for its gradients, the output of each convolution and, of about half of them, that of
+normalization and activation, and of the weights' gradients and the optimizer's two averages.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import keras_efficientnet as ke
 from keras_efficientnet import plots
-from keras_efficientnet.deploy.benchmarking import running
+from keras_efficientnet.deploy.fresh_interpreter import start_worker
 
 PACKAGES = ("keras", "tensorflow")
 # What grows: variant, image size (None for its own) and batch of each point.
@@ -72,9 +72,9 @@ def measure(along: str, variant: str, size: int | None, batch: int, turns: int) 
     size = size or ke.spec.VARIANTS[variant].resolution
     given = argparse.Namespace(variant=variant, image_size=size, batch_size=batch)
     command = serving(training_step.__file__, training_step.OURS, given)
-    with running(command) as process:
-        memory = process.loaded
-        steps = [step for _ in range(turns) for step in process.ask("step")]
+    with start_worker(command) as worker:
+        memory = worker.loaded
+        steps = [step for _ in range(turns) for step in worker.request("step")]
     cost = ke.cost.network_cost(variant, size)
     values = KEPT_OF_A_CONVOLUTION * batch * cost.activations + KEPT_OF_A_WEIGHT * cost.trainable
     return {
