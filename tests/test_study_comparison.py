@@ -9,7 +9,7 @@ from keras_efficientnet.study.scalable_networks import TINY
     ("base", "classes", "within"),
     [("B0", 1000, 0.03), ("MobileNetV2", 1000, 0.03), ("ResNet50", 1000, 0.03), ("tiny", 10, 0.1)],
 )
-def test_all_ways_to_scale_cost_the_same(base, classes, within):
+def test_every_dimension_is_scaled_to_the_same_cost(base, classes, within):
     found = study.scaled_networks(base, 4.0, classes=classes)
     rows = {row["dimension"]: row for row in study.comparison_rows(found, classes)}
     assert list(rows) == ["base", "depth", "width", "resolution", "compound"]
@@ -21,15 +21,15 @@ def test_all_ways_to_scale_cost_the_same(base, classes, within):
     assert rows["depth"]["blocks"] > rows["compound"]["blocks"] > rows["base"]["blocks"]
 
 
-def test_the_growths_turn_the_compound_network():
+def test_growths_decide_how_the_compound_network_grows():
     wide = study.scaled_networks("B0", 3.0, alpha=1.0, beta=1.4, gamma=1.0)["compound"]
     assert isinstance(wide, ke.VariantSpec)
     assert wide.depth == 1
     assert wide.width > 1.6
-    assert abs(wide.resolution - 224) < 10  # it takes up what rounding left
+    assert abs(wide.resolution - 224) < 10  # set to the pixel that meets the cost best
 
 
-def test_the_papers_table_7_is_beside_what_its_multipliers_cost():
+def test_table_7_is_compared_with_what_its_multipliers_cost():
     rows = {r["dimension"]: r for r in study.comparison_rows(study.paper_networks("B0"))}
     assert rows["compound"]["image_size"] == 291
     computed = [round(row["multiply_adds"] / 1e9, 2) for row in rows.values()]
@@ -51,7 +51,7 @@ def test_the_papers_table_7_is_beside_what_its_multipliers_cost():
     ]
 
 
-def test_what_the_paper_lacks_is_none():
+def test_rows_that_the_paper_lacks_are_none():
     rows = study.comparison_rows(study.scaled_networks("MobileNetV1", 2.0))
     assert [row["paper_top1"] for row in rows] == [70.6, None, 74.2, 72.7, 75.6]
     assert {row["paper_base"] for row in study.comparison_rows(study.scaled_networks("B1", 2))} == {
@@ -59,7 +59,7 @@ def test_what_the_paper_lacks_is_none():
     }
 
 
-def test_wrong_input_is_answered():
+def test_wrong_input_is_refused():
     with pytest.raises(ke.InputError, match="ratio=1 must be"):
         study.scaled_networks("B0", 1)
     with pytest.raises(ke.InputError, match="The paper scales B0, MobileNetV1"):

@@ -62,14 +62,14 @@ def test_depth_counts_blocks():
     assert block_count(get_network("B3")) == 26
 
 
-def test_a_base_is_known_by_name_or_is_one():
+def test_a_base_is_a_name_or_a_spec():
     assert get_network("B3") is ke.spec.VARIANTS["B3"]
     assert get_network("TINY") is get_network(TINY) is TINY
     with pytest.raises(ke.InputError, match=r"Unknown variant 'B11'.*L2.*tiny, MobileNetV1"):
         get_network("B11")
 
 
-def test_multipliers_that_round_alike_make_one_network():
+def test_multipliers_that_round_alike_make_the_same_network():
     b0 = get_network("B0")
     same = scale_network(b0, width=1.001, depth=0.99, resolution=1.001)
     same = dataclasses.replace(same, name="other")

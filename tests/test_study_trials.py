@@ -14,7 +14,7 @@ from keras_efficientnet.study import scale_network, trials
 from keras_efficientnet.study.scalable_networks import TINY, network_cost
 from keras_efficientnet.training import plan_stages, recipe
 
-# The fewest blocks and channels that have every stage.
+# The fewest blocks and channels with every stage.
 SMALLEST = scale_network(TINY, depth=0.1, width=0.1)
 
 
@@ -77,7 +77,7 @@ def test_a_network_is_trained_once_and_its_result_kept(plan, monkeypatch):
     assert trials.read_results(plan.results) == [kept]
 
 
-def test_a_study_that_was_ended_goes_on_where_it_was(plan, canned):
+def test_an_interrupted_study_continues_where_it_was(plan, canned):
     plan = dataclasses.replace(plan, seeds=2)
     wide = scale_network(SMALLEST, width=8)
     asked = [study.Trial("a", SMALLEST), study.Trial("b", wide)]
@@ -113,7 +113,21 @@ def test_summaries_and_differences():
     assert single["spread"] is study.accuracy_difference(single, single)["standard_error"] is None
 
 
-def test_compound_is_set_against_the_best_single_dimension(plan, canned):
+def test_a_batch_is_no_larger_than_the_data_set(plan, canned, monkeypatch):
+    canned({"a": [0.5]})
+    train, sizes = trials.train_once, []
+
+    def spy(trial, plan, seed):
+        sizes.append(trial.recipe.batch_size)
+        return train(trial, plan, seed)
+
+    monkeypatch.setattr(trials, "train_once", spy)
+    plan = dataclasses.replace(plan, recipe=recipe("small", epochs=1, batch_size=4096))
+    study.run_trials([study.Trial("a", SMALLEST)], plan)
+    assert sizes == [24]
+
+
+def test_compound_is_compared_with_the_best_single_dimension(plan, canned):
     plan = dataclasses.replace(plan, seeds=2)
     canned(
         {
