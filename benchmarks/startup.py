@@ -1,13 +1,13 @@
-"""How long one waits: for the import, a command, a network, and a file for the phone.
+"""Time to start: the import, a command, building a network, exporting a LiteRT file.
 
     pip install -e ".[bench]"
     python benchmarks/startup.py --json figures.json
 
-Imports and commands run in fresh processes, beside one that imports Keras. Networks are
-built and exported in one process that both share, warmed up by one of each. Before each build
-it forgets what TensorFlow prepared for the last, so that each is a process' first. All take
-turns, and ratios are taken within a turn. `export` checks its file in a fresh process before
-it puts it in place, which Keras' exporter does not do; `export_tflite` is the conversion alone.
+Imports and commands run in fresh processes, compared with one that imports Keras. Networks are
+built and exported in one process, after one of each that does not count. TensorFlow's caches are
+cleared before each build, so that each is as slow as the first in a process. All take turns, and
+ratios are taken within a turn. `export` checks its file in a fresh process before it puts it in
+place, which Keras' exporter does not do; `export_tflite` is the conversion alone.
 """
 
 import argparse
@@ -33,7 +33,7 @@ COMMANDS = {
     "info B7": ["-m", "keras_efficientnet.cli", "info", "B7"],
     "--help": ["-m", "keras_efficientnet.cli", "--help"],
 }
-# The most that ours may take of the peer's time.
+# Targets: our time as a multiple of the peer's.
 STARTING = {"import keras_efficientnet": 0.05, "info B7": 0.15, "--help": 0.15}
 BUILDING = 0.8
 EXPORTING = {"export_tflite": 0.5, "export": 0.5}
@@ -103,7 +103,7 @@ def start(name: str) -> None:
 
 
 def forget() -> None:
-    """Makes the next build as slow as a process' first: TensorFlow keeps what it prepared."""
+    """Clears TensorFlow's caches, so that the next build is as slow as the first in a process."""
     import keras
 
     keras.backend.clear_session()
