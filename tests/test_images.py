@@ -80,12 +80,51 @@ def test_arrays_are_taken_as_pixels():
         (np.zeros((4, 4, 2)), "shape"),
         (np.full((4, 4, 3), 300.0), "between 0 and 255"),
         (np.full((4, 4, 3), np.nan), "between 0 and 255"),
+        (np.full((4, 4, 3), 1.0), "multiply it by 255"),
+        (np.ones((4, 4), bool), "multiply it by 255"),
         ("missing.jpg", "missing.jpg does not exist"),
     ],
 )
 def test_unusable_images_are_refused_in_a_sentence(source, message):
     with pytest.raises(InputError, match=message):
         images.read(source)
+
+
+def tiff(values, tags=None):
+    return encoded(Image.fromarray(values), "TIFF", tiffinfo=tags or {})
+
+
+RAMP = np.linspace(0, 1, 256).reshape(16, 16)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        tiff((RAMP * 65535).astype(np.uint16)),
+        tiff((RAMP * 4095).astype(np.uint16), {281: 4095}),
+        tiff(RAMP.astype(np.float32)),
+        tiff((RAMP * 255).astype(np.float32)),
+        encoded(Image.fromarray((RAMP * 65535).astype(np.uint16)), "PNG"),
+    ],
+)
+def test_wide_pixels_of_a_known_range_are_scaled(content):
+    grey = np.asarray(images.read(content))[..., 0].astype(float)
+    np.testing.assert_allclose(grey, RAMP * 255, atol=1)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (RAMP * 4095).astype(np.uint16),  # 12 bits in 16
+        (RAMP * 3000 - 1000).astype(np.int32),  # as of a tomograph
+        (RAMP * 2**30).astype(np.int32),
+        (RAMP * 4095).astype(np.float32),
+        np.full((4, 4), np.nan, np.float32),
+    ],
+)
+def test_wide_pixels_of_an_unknown_range_are_refused(values):
+    with pytest.raises(InputError, match=r"^The image has pixels from .* the range is unknown"):
+        images.read(tiff(values))
 
 
 def test_truncated_files_are_refused():

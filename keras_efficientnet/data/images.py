@@ -34,20 +34,28 @@ SUFFIXES = tuple(suffix for name in FORMATS for suffix in _SUFFIXES[name])
 """Suffixes, in lower case, of the files that are taken for images in a folder."""
 
 
+# A tag of TIFF files.
+_MAX_SAMPLE_VALUE = 281
+_MAX_12_BITS = 4095
+
+
 def read(source: Any) -> Image.Image:
     """Decodes an image fully, upright and in RGB.
 
     Args:
         source: a path, the bytes of a file, a Pillow image, or an array of shape
             `[height, width]` or `[height, width, channels]` with values in 0-255.
+            16-bit pixels are taken to span 0-65535 (or 0 to the TIFF tag MaxSampleValue), and
+            floats of a file 0-1 or 0-255.
 
     Raises:
-        InputError: if the file is missing or is not a readable image.
+        InputError: if the file is missing or is not a readable image, or the range of its
+            pixels is unknown.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        return _to_rgb(source)
+        return _to_rgb(source, "The image")
     name = "The image" if isinstance(source, bytes) else os.fspath(source)
     try:
         # Opening a named pipe blocks until somebody writes to it.
@@ -55,7 +63,7 @@ def read(source: Any) -> Image.Image:
             raise InputError(f"{name} is a pipe; an image file is needed.")
         content = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(content, formats=FORMATS) as image:
-            return _to_rgb(image)
+            return _to_rgb(image, name)
     except InputError:
         raise
     except FileNotFoundError:
@@ -102,6 +110,11 @@ def _from_array(array: np.ndarray) -> Image.Image:
     if array.dtype != np.uint8:
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 255:
             raise InputError("The values of an image array must lie between 0 and 255.")
+        if array.dtype == bool or (array.dtype.kind == "f" and 0 < array.max() <= 1):
+            raise InputError(
+                "The values of an image array must lie between 0 and 255, and those of this one "
+                "seem to lie between 0 and 1; multiply it by 255."
+            )
         array = np.rint(array).astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(np.broadcast_to(array[..., :3], _rgb(array))))
 
@@ -110,12 +123,28 @@ def _rgb(array: np.ndarray) -> tuple[int, int, int]:
     return (*array.shape[:2], 3)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     image.load()
+    limit = np.max(getattr(image, "tag_v2", {}).get(_MAX_SAMPLE_VALUE, 0))
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits per channel, which convert() would saturate
-        wide = np.asarray(image).astype(np.float32)
-        image = Image.fromarray(np.clip(wide / 257, 0, 255).astype(np.uint8))
+    if image.mode[0] in "IF":  # more than 8 bits per channel, which convert() would saturate
+        values = np.asarray(image).astype(np.float32)
+        limit = limit if limit > 0 else _white(values, image.mode, name)
+        image = Image.fromarray(np.clip(values * (255 / limit), 0, 255).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
+
+
+def _white(values: np.ndarray, mode: str, name: str) -> float:
+    """Returns the value that stands for white, of pixels of more than 8 bits."""
+    low, high = values.min(), values.max()
+    if mode == "F" and low >= 0 and high <= 255:
+        return 1 if high <= 1 else 255
+    # A photo of 16 bits that ends so low is likely one of 12 bits.
+    if mode.startswith("I;16") and low >= 0 and (high > _MAX_12_BITS or high == 0):
+        return 65535
+    raise InputError(
+        f"{name} has pixels from {low:g} to {high:g}, of which the range is unknown; convert it to "
+        "8 bits, or to 16 bits that span 0 to 65535."
+    )

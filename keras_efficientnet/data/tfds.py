@@ -181,7 +181,7 @@ def _split_names(builder, train: str | None, test: str | None) -> tuple[str, str
     if test is None:
         test = usual.get("val", usual.get("test"))
     if train is None:
-        train = usual.get("train", available[0])
+        train = usual.get("train") or str(available[0])
         if test is None:
             percent = round(100 * HELD_OUT_FRACTION)
             train, test = f"{train}[{percent}%:]", f"{train}[:{percent}%]"

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from keras_efficientnet.data import images
 from keras_efficientnet.data.dataset import Dataset
+from keras_efficientnet.data.folders import class_name
 from keras_efficientnet.deploy.predictor import Predictor
 from keras_efficientnet.deploy.runtime import BATCH_SIZE
 from keras_efficientnet.errors import InputError
@@ -133,12 +134,14 @@ def evaluate(predictor: Predictor, data: Dataset) -> Evaluation:
     """
     description = predictor.description
     known = description.class_names or data.class_names
-    if missing := sorted(set(data.class_names) - set(known)):
+    # Model files of other packages may have names in another Unicode form.
+    indices = {class_name(name): index for index, name in enumerate(known)}
+    if missing := sorted(set(data.class_names) - set(indices)):
         raise InputError(
             f"The data's class {missing[0]!r} is not among the model's: {', '.join(known[:10])}"
             f"{' ...' if len(known) > 10 else ''}."
         )
-    to_model = np.array([known.index(name) for name in data.class_names])
+    to_model = np.array([indices[name] for name in data.class_names])
     tally = Tally(known, get_task(description.task))
     examples = iter(data.test)
     with tqdm(total=len(data.test), unit="img", desc="Evaluating", leave=False) as bar:
