@@ -5,11 +5,14 @@ import math
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from keras_efficientnet.errors import InputError
+
+if TYPE_CHECKING:
+    from keras_efficientnet.deploy.export_report import ExportReport
 
 
 def json_option(command: Callable) -> Callable:
@@ -20,7 +23,10 @@ def json_option(command: Callable) -> Callable:
 
 
 def data_options(flag: str, help_text: str, **settings: Any) -> Callable:
-    """A data source with the split names that go with it, as one argument `load_data`."""
+    """Adds the options of a data source, as one argument `load_data`.
+
+    It loads the data and prints their summary to standard error; None without a source.
+    """
 
     def decorate(command: Callable) -> Callable:
         @click.option(flag, "source", help=help_text, **settings)
@@ -29,12 +35,12 @@ def data_options(flag: str, help_text: str, **settings: Any) -> Callable:
         @click.option(
             "--strict-data",
             is_flag=True,
-            help="Fail on an image that cannot be decoded, rather than leave it out.",
+            help="Fail on an image that cannot be decoded instead of leaving it out.",
         )
         @click.option(
             "--classes-are-folders",
             is_flag=True,
-            help="With folder: folders called train, test and the like are classes too.",
+            help="With folder: take folders called train, test and the like for classes.",
         )
         @wraps(command)
         def with_data(source, train_split, test_split, strict_data, classes_are_folders, **options):
@@ -81,24 +87,25 @@ def open_model(path: Path, threads: int | None = None):
         return Predictor(path, threads)
 
 
-def print_artifacts(report: dict[str, Any]) -> None:
-    """One row for each file: what it is worth, how near to the original, how large."""
-    rows = table("file", "accuracy", "agreement", "max difference", "size")
-    for (name, difference), (file, size) in zip(
-        report["max_abs_difference"].items(), report["files"].items(), strict=True
-    ):
-        shares = (report.get(key, {}).get(name) for key in ("test_accuracy", "agreement"))
+def print_files(report: "ExportReport") -> None:
+    """Prints accuracy, agreement with the model, size and latency of each exported file."""
+    rows = table("file", "accuracy", "agreement", "max difference", "size", "one image")
+    for file in report.files:
         rows.add_row(
-            file,
-            *("-" if share is None else percent(share) for share in shares),
-            f"{difference:.1e}",
-            f"{size / 1e6:.1f} MB",
+            file.name,
+            *(
+                "-" if share is None else percent(share)
+                for share in (file.accuracy, file.agreement)
+            ),
+            f"{file.max_abs_difference:.1e}",
+            f"{file.size / 1e6:.1f} MB",
+            "-" if file.latency_ms is None else f"{file.latency_ms:.3g} ms",
         )
     print_table(rows)
 
 
 def table(*columns: str):
-    """Makes a table whose first column stands to the left and the others to the right."""
+    """Makes a table with a left-aligned first column and right-aligned others."""
     from rich.table import Table
 
     rows = Table()
@@ -129,7 +136,7 @@ def print_json(document: Any) -> None:
 
 
 def count(number: float) -> str:
-    """Writes a large number in thousands, millions or billions, to three digits."""
+    """Writes a number in thousands, millions or billions, with three digits."""
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= 0.9995 * unit:
             digits = max(0, 2 - int(math.log10(number / unit)))
@@ -143,7 +150,7 @@ def percent(share: float) -> str:
 
 
 def setting(text: str) -> tuple[str, Any]:
-    """Splits NAME=VALUE; what reads as a number is one."""
+    """Splits NAME=VALUE; VALUE becomes an integer, float or None where it reads as one."""
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise InputError(f"--set {text!r} must be NAME=VALUE, such as policy=rand.")

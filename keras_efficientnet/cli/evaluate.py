@@ -24,8 +24,8 @@ from keras_efficientnet.cli.common import (
 def evaluate(model, load_data, as_json):
     """Measure the accuracy of MODEL on held-out images.
 
-    MODEL is a .keras, .tflite or .onnx file or a SavedModel folder. Below the table stand the
-    classes that were taken for one another most often.
+    MODEL is a .keras, .tflite or .onnx file or a SavedModel folder. Prints accuracy by class
+    and the most frequent confusions.
     """
     from keras_efficientnet import deploy
 

@@ -14,9 +14,8 @@ from keras_efficientnet.cli.common import (
     import_tensorflow,
     json_option,
     percent,
+    print_files,
     print_json,
-    print_table,
-    table,
 )
 from keras_efficientnet.errors import InputError, reason
 
@@ -125,23 +124,6 @@ def export(model, formats, quantize, load_data, labels, output, as_json, **setti
     if failure:
         click.echo(f"Error: {' '.join(str(failure).split())}", err=True)
         sys.exit(1)
-
-
-def print_files(report: "ExportReport") -> None:
-    """Prints a row for each file: how right it is, how near to the model, how large, how fast."""
-    rows = table("file", "accuracy", "agreement", "max difference", "size", "one image")
-    for file in report.files:
-        rows.add_row(
-            file.name,
-            *(
-                "-" if share is None else percent(share)
-                for share in (file.accuracy, file.agreement)
-            ),
-            f"{file.max_abs_difference:.1e}",
-            f"{file.size / 1e6:.1f} MB",
-            "-" if file.latency_ms is None else f"{file.latency_ms:.3g} ms",
-        )
-    print_table(rows)
 
 
 def _print(model: Path, report: "ExportReport") -> None:

@@ -43,13 +43,13 @@ RESULT_SUFFIXES = (".csv", ".jsonl")
     "--explain",
     "pictures",
     type=click.Path(path_type=Path),
-    help="Folder for pictures of where each image shows its best class; takes a .keras MODEL.",
+    help="Folder for Grad-CAM pictures of each image's best class; needs a .keras MODEL.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    help="Images to decode and classify at the same time. [default: the cores]",
+    help="Threads that decode and classify images. [default: number of cores]",
 )
 @json_option
 def predict(model, paths, top, output, pictures, overwrite, workers, as_json):
@@ -59,9 +59,9 @@ def predict(model, paths, top, output, pictures, overwrite, workers, as_json):
     size come from the file itself. PATHS are image files, folders, which are searched for
     images at any depth, and patterns such as 'photos/**/*.jpg'.
 
-    With --output the results are written while the images are read, so that their number does
-    not matter, and appear there whole or not at all. Files that cannot be read are named and
-    left out; only if that leaves none is the exit code not 0 but 2.
+    With --output, results are streamed, so any number of images takes constant memory; the file
+    appears when it is complete. Files that cannot be read are named and skipped; the exit code
+    is 2 only if none can be read.
 
     \b
     Examples:

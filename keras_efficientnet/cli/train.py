@@ -12,7 +12,7 @@ from keras_efficientnet.cli.common import (
     data_options,
     import_tensorflow,
     json_option,
-    print_artifacts,
+    print_files,
     print_json,
     setting,
 )
@@ -207,7 +207,7 @@ def train(load_data, network, recipe, config, cluster, results, as_json):
     elif report is None:
         click.echo(f"Process 0 has exported and verified the model of process {process_id} too.")
     else:
-        print_artifacts(report.export)
+        print_files(report.export)
         click.echo(f"Written to {report.export.directory} in {report.seconds:.0f} s.")
 
 
