@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent
 CELL_SECONDS = 3600
 # What native libraries say of the machine when they start, and TensorFlow of what it does.
 NOTES = re.compile(
-    r"^(?:[IW]\d{4} |E\d{4} .*cuInit|To enable the following instructions|WARNING: "
+    r"^(?:.*[IWE]\d{4} \d\d:\d\d:|To enable the following instructions|WARNING: "
     r"|INFO: Created TensorFlow Lite |(?:INFO|WARNING):tensorflow:).*\n?",
     re.MULTILINE,
 )
