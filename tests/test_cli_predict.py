@@ -13,24 +13,9 @@ import pytest
 from PIL import Image
 
 import keras_efficientnet as ke
-from keras_efficientnet.cli import main
 from keras_efficientnet.data import images
 
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Runs the command line here; returns its exit code, standard output and error."""
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["keras-efficientnet", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return command
+pytest_plugins = "cli_helpers"
 
 
 @pytest.fixture(scope="module")

@@ -63,6 +63,23 @@ def test_folders_that_look_like_splits_are_classes_when_asked(tmp_path):
         sources.load("digits", classes_are_folders=True)
 
 
+def test_splits_inside_of_classes_are_refused(tmp_path):
+    write(tmp_path, "cat/train/", "cat/test/", "dog/train/", "dog/test/", count=2)
+    with pytest.raises(InputError, match="cat' has the splits test, train; put class folders into"):
+        load(tmp_path)
+    assert load(tmp_path, classes_are_folders=True).class_names == ("cat", "dog")
+
+
+def test_a_lone_folder_is_entered(tmp_path):
+    root = tmp_path / "archive"
+    write(root / "data", *classes("Train", "Test"), count=2)
+    data = load(tmp_path)
+    assert data.summary.images == {"train": 4, "test": 4}
+    assert data.notes == tuple(
+        f"Read {folder}, the only folder there." for folder in (root, root / "data")
+    )
+
+
 def test_three_splits_name_the_one_that_is_not_used(tmp_path):
     write(tmp_path, *classes("train", "valid", "test"), count=2)
     summary = load(tmp_path).summary
@@ -120,6 +137,19 @@ def test_ambiguous_splits_are_refused(tmp_path):
     write(tmp_path / "b", *classes("val", "test"))
     with pytest.raises(InputError, match="no folder train beside val and test"):
         load(tmp_path / "b")
+    write(tmp_path / "c", "train/steam/", "train/diesel/", "bus/", "car/", count=2)
+    with pytest.raises(InputError, match="c/train' may be a split or a class"):
+        load(tmp_path / "c")
+    assert load(tmp_path / "c", classes_are_folders=True).class_names == ("bus", "car", "train")
+
+
+def test_held_out_images_without_labels_are_named(tmp_path):
+    """As Kaggle's `test/unknown`, which has a folder for tools that want one."""
+    write(tmp_path, *classes("train"), "test/unknown/", count=5)
+    data = load(tmp_path)
+    assert data.split == "20 % of each class held out"
+    (left_out,) = data.left_out
+    assert left_out.reason == "has none of the classes, so its images have no labels."
 
 
 def test_hidden_and_system_files_are_ignored_at_any_depth(tmp_path):
@@ -147,7 +177,7 @@ def test_an_empty_class_is_named_and_not_fatal(tmp_path):
     assert left_out.path == str(tmp_path / "fox")
     assert left_out.reason.startswith("has no images; .jpg, ")
     (tmp_path / "dog").rename(tmp_path / ".dog")
-    with pytest.raises(InputError, match=r"it has 1; .*fox has no images"):
+    with pytest.raises(InputError, match=r"it has 1 \(cat\); .*fox has no images"):
         load(tmp_path)
 
 

@@ -24,6 +24,7 @@ class Walk:
     """Finds images, and keeps account of everything that is not taken for one.
 
     Attributes:
+        classes_are_folders: take every folder for a class, even one that looks like a split.
         left_out: files and folders that are not used.
         unreadable: folders that cannot be read.
         hidden: number of hidden and system files and folders.
@@ -31,6 +32,7 @@ class Walk:
         remarks: sentences on anything else that the owner of the data may not expect.
     """
 
+    classes_are_folders: bool = False
     left_out: list[LeftOut] = field(default_factory=list)
     unreadable: list[LeftOut] = field(default_factory=list)
     hidden: int = 0
@@ -70,7 +72,8 @@ class Walk:
             but: folders in it that are no classes.
 
         Raises:
-            InputError: if the folder cannot be read, or a name is not text.
+            InputError: if the folder cannot be read, a name is not text, or the splits are
+                inside of the classes.
         """
         listing: Listing = {}
         folders, loose = self.folders(root)
@@ -83,7 +86,14 @@ class Walk:
                 raise InputError(
                     f"Class folder {str(folder)!r} has a name that is not text in UTF-8; rename it."
                 )
-            if images := self.images(folder):
+            images = self.images(folder)
+            inner = [name for name in next(os.walk(folder), ("", [], []))[1] if split_of(name)]
+            if len(set(map(split_of, inner))) > 1 and not self.classes_are_folders:
+                raise InputError(
+                    f"Class folder {str(folder)!r} has the splits {', '.join(sorted(inner))}; put "
+                    "class folders into folders of splits, or pass --classes-are-folders."
+                )
+            if images:
                 listing.setdefault(class_name(folder.name), []).extend(images)
             else:
                 self.leave_out(folder, f"has no images; {', '.join(SUFFIXES)} files are read.")
@@ -125,15 +135,12 @@ def class_name(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def read_splits(
-    root: Path, walk: Walk, classes_are_folders: bool
-) -> tuple[Listing, Listing | None, str]:
+def read_splits(root: Path, walk: Walk) -> tuple[Listing, Listing | None, str]:
     """Finds the splits and classes of a folder.
 
     Args:
-        root: of all.
+        root: of all. Where it has one folder and nothing else, that one is read.
         walk: that keeps account of what is left out.
-        classes_are_folders: take every folder for a class, whatever its name.
 
     Returns:
         The training images, the held-out images or None, and how the split came about.
@@ -141,7 +148,11 @@ def read_splits(
     Raises:
         InputError: if the splits are ambiguous, or a folder cannot be read.
     """
-    splits = {} if classes_are_folders else _split_folders(root, walk)
+    folders, images = Walk().folders(root)
+    while len(folders) == 1 and not images and (inner := Walk().folders(folders[0]))[0]:
+        root, (folders, images) = folders[0], inner
+        walk.remarks.append(f"Read {root}, the only folder there.")
+    splits = {} if walk.classes_are_folders else _split_folders(root, folders, walk)
     if not splits:
         return walk.classes(root), None, HELD_OUT
     beside = tuple(folder for name, folder in splits.items() if name != "train")
@@ -158,14 +169,15 @@ def read_splits(
     for folder in beside:
         if held_out:
             walk.leave_out(folder, f"is not used, because {beside[0].name} is held out.")
-        elif listing := walk.classes(folder):
+        elif len(listing := walk.classes(folder)) == 1 and not listing.keys() & train.keys():
+            walk.leave_out(folder, "has none of the classes, so its images have no labels.")
+        elif listing:
             held_out, split = listing, f"folders {splits['train'].name} and {folder.name}"
     return train, held_out, split
 
 
-def _split_folders(root: Path, walk: Walk) -> dict[str, Path]:
+def _split_folders(root: Path, folders: list[Path], walk: Walk) -> dict[str, Path]:
     """Returns the folder of each split, in the order of `SPLITS`; none if there are no splits."""
-    folders, _ = Walk().folders(root)
     found = [(split, folder) for folder in folders if (split := split_of(folder.name))]
     splits = {name: folder for name in SPLITS for split, folder in found if split == name}
     if len(splits) < len(found):
@@ -176,7 +188,7 @@ def _split_folders(root: Path, walk: Walk) -> dict[str, Path]:
         )
     if len(splits) == 1 and len(folders) > 1:
         return _lone_split(*found[0], root, folders, walk)
-    if found and "train" not in splits:
+    if len(found) > 1 and "train" not in splits:
         raise InputError(
             f"Folder {str(root)!r} has no folder train beside {' and '.join(splits)}; rename one, "
             "or pass --classes-are-folders."
@@ -190,6 +202,11 @@ def _lone_split(
     """Tells by its content whether a folder beside others is a split or a class of that name."""
     classes = {inner.name for inner in Walk().folders(folder)[0] if Walk().images(inner)}
     if split == "train" and len(classes) > 1:
+        if sum(bool(Walk().images(other)) for other in folders) > 2:
+            raise InputError(
+                f"Folder {str(folder)!r} may be a split or a class beside the others; rename it, "
+                "or pass --classes-are-folders."
+            )
         return {"train": folder}
     if split != "train" and classes and classes <= {each.name for each in folders}:
         return {"train": root, split: folder}

@@ -43,13 +43,14 @@ def from_folder(root: Path, strict: bool = False, classes_are_folders: bool = Fa
     """
     if not root.is_dir():
         raise InputError(f"Data folder {str(root)!r} does not exist.")
-    walk = Walk()
-    train, test, split = read_splits(root, walk, classes_are_folders)
+    walk = Walk(classes_are_folders)
+    train, test, split = read_splits(root, walk)
     if len(train) < 2:
+        found = "".join(f" ({name})" for name in train)
         reasons = "".join(f"; {each.path} {each.reason.rstrip('.')}" for each in walk.left_out[:1])
         raise InputError(
             f"Data folder {str(root)!r} must have one folder of images for each of at least two "
-            f"classes; it has {len(train)}{reasons}."
+            f"classes; it has {len(train)}{found}{reasons}."
         )
     return _from_listings(f"folder:{root}", root.resolve().name, (train, test), split, walk, strict)
 

@@ -11,8 +11,8 @@ SPLITS = ("train", "val", "test")
 ACCEPTED = "train, val or test, or a usual spelling such as training, validation or test_set"
 
 _NAME = re.compile(
-    "(?:seg)?(?:(train(?:ing)?)|(val(?:id(?:at(?:e|ion))?)?|dev|eval(?:uation)?)|(test(?:ing)?))"
-    "(?:set|data|images|split)?"
+    "(?:seg)?(?:(train(?:ing|val)?)|(val(?:id(?:at(?:e|ion))?)?|dev|eval(?:uation)?)|(test(?:ing)?))"
+    r"(?:set|data|images|split)?\d*"
 )
 
 
