@@ -7,13 +7,13 @@ import dataclasses
 import math
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, get_args
 
 from keras_efficientnet import spec
 from keras_efficientnet.errors import InputError, require, require_choice, require_range
-from keras_efficientnet.spec import BlockKind, StageSpec, VariantSpec
+from keras_efficientnet.spec import RGB, BlockKind, Pixels, StageSpec, VariantSpec
 
 # Paper, section 3.3: found by a grid search on B0 at phi = 1.
 ALPHA = 1.2
@@ -223,6 +223,30 @@ def _check_record(where: str, record: VariantSpec | StageSpec, limits: dict[str,
             require_choice(f"{where}: {name}", value, accepted)
         elif (name, value) != ("expand_from", None):
             require_range(f"{where}: {name}", value, *accepted, whole=isinstance(accepted[0], int))
+
+
+def pixel_values(pixels: str | Pixels) -> Pixels:
+    """Returns mean and deviation for what `pixels=` takes: a name of `spec.PIXELS`, or the two.
+
+    Raises:
+        InputError: if it is neither.
+    """
+    accepted = f"one of {', '.join(map(repr, spec.PIXELS))}, or mean and deviation of RGB in 0-255"
+    known = spec.PIXELS.get(pixels) if isinstance(pixels, str) else pixels
+    try:
+        mean, std = (rgb(values) for values in known or ())
+        valid = all(value > 0 for value in std)
+    except (TypeError, ValueError):
+        mean = std = rgb((0, 0, 0))
+        valid = False
+    require(valid, "pixels", pixels, accepted)
+    return mean, std
+
+
+def rgb(values: Iterable[float]) -> RGB:
+    """Returns three numbers as a tuple of floats."""
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
 
 
 def round_filters(

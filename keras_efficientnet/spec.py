@@ -26,6 +26,21 @@ RGB = tuple[float, float, float]
 IMAGENET_MEAN: RGB = (123.675, 116.28, 103.53)
 IMAGENET_STD: RGB = (58.395, 57.12, 57.375)
 
+Pixels = tuple[RGB, RGB]
+"""What pixels in 0-255 are lowered by, and what they are then divided by."""
+
+PIXELS: dict[str, Pixels] = {
+    # TPU's and torchvision's V1, AML's V2-B0 to B3, most of timm's.
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    # From -1 to 1: AdvProp, timm's conversions of V2 and Lite.
+    "inception": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    # TPU's Lite and EdgeTPU.
+    "lite": ((127.0, 127.0, 127.0), (128.0, 128.0, 128.0)),
+    # AML's V2-S to XL, and all of V2 on ImageNet-21k.
+    "v2": ((128.0, 128.0, 128.0), (128.0, 128.0, 128.0)),
+}
+"""The pixels that published networks were trained on, by the names that `pixels=` takes."""
+
 
 @dataclass(frozen=True)
 class StageSpec:

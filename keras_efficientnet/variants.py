@@ -4,6 +4,7 @@ The numbers that differ between them stand in `spec.VARIANTS`; the options are t
 for all and documented once, at `EfficientNet`.
 """
 
+import dataclasses
 import os
 from typing import Any
 
@@ -11,6 +12,7 @@ import keras
 
 from keras_efficientnet import model, scaling
 from keras_efficientnet.scaling import Variant
+from keras_efficientnet.spec import Padding, Pixels
 from keras_efficientnet.weights import load_weights
 
 
@@ -28,6 +30,9 @@ def EfficientNet(
     dropout_rate: float | None = None,
     drop_connect_rate: float | None = None,
     include_preprocessing: bool = True,
+    padding: Padding | None = None,
+    pixels: str | Pixels | None = None,
+    batch_norm_epsilon: float | None = None,
 ) -> keras.Model:
     """Builds an EfficientNet as a functional Keras model.
 
@@ -55,6 +60,13 @@ def EfficientNet(
             with probability `drop_connect_rate * i / N`. The variant's own if None.
         include_preprocessing: take raw RGB pixels in 0-255 and normalize them in the
             graph. If False, the input must be normalized already.
+        padding: `"same"` as TensorFlow pads, or `"symmetric"` as PyTorch does, which weights
+            trained there need; the variant's own if None. If `weights` is a file that does not
+            say how it was trained, the three last arguments do.
+        pixels: how raw pixels are normalized: the name of a published way, such as `"imagenet"`
+            or `"inception"` (`spec.PIXELS` has them all), or mean and deviation of RGB values in
+            0-255; the variant's own if None.
+        batch_norm_epsilon: of every batch normalization; the variant's own if None.
 
     Returns:
         A model from `[batch, height, width, channels]` to `[batch, classes]`. Without the
@@ -64,8 +76,13 @@ def EfficientNet(
     Raises:
         InputError: if an option has a value that cannot be built or loaded.
     """
+    spec = scaling.get_variant(variant)
+    changes: dict[str, Any] = {"padding": padding, "batch_norm_epsilon": batch_norm_epsilon}
+    if pixels is not None:
+        changes["pixel_mean"], changes["pixel_std"] = scaling.pixel_values(pixels)
+    given = {name: value for name, value in changes.items() if value is not None}
     network = model.build(
-        scaling.get_variant(variant),
+        scaling.get_variant(dataclasses.replace(spec, **given)),
         include_top=include_top,
         input_tensor=input_tensor,
         input_shape=input_shape,
@@ -78,7 +95,7 @@ def EfficientNet(
         name=name,
     )
     if weights is not None:
-        load_weights(network, weights)
+        load_weights(network, weights, padding=padding, pixels=pixels)
     return network
 
 
@@ -96,6 +113,9 @@ def _builder(variant_name: str):
         dropout_rate: float | None = None,
         drop_connect_rate: float | None = None,
         include_preprocessing: bool = True,
+        padding: Padding | None = None,
+        pixels: str | Pixels | None = None,
+        batch_norm_epsilon: float | None = None,
     ) -> keras.Model:
         return EfficientNet(
             variant_name,
@@ -110,6 +130,9 @@ def _builder(variant_name: str):
             dropout_rate=dropout_rate,
             drop_connect_rate=drop_connect_rate,
             include_preprocessing=include_preprocessing,
+            padding=padding,
+            pixels=pixels,
+            batch_norm_epsilon=batch_norm_epsilon,
         )
 
     variant = scaling.get_variant(variant_name)

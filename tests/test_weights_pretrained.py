@@ -46,6 +46,7 @@ def test_the_installed_package_is_used(lite0):
 
 def test_a_package_with_another_file_is_refused(lite0, monkeypatch):
     entry = registry.find("Lite0", "imagenet")
+    assert entry.packaged
     other = replace(entry, packaged=PackagedFile(entry.packaged.package, "0" * 64))
     others = [e for e in registry.table() if (e.variant, e.name) != ("Lite0", "imagenet")]
     monkeypatch.setattr(registry, "_PUBLISHED", (other, *others))

@@ -82,7 +82,13 @@ def as_google(model, network: str, variant: str) -> dict[str, np.ndarray]:
 
 
 def build(variant):
-    return ke.EfficientNet(variant, input_shape=(64, 64, 3), classifier_activation=None)
+    """Without pixels, of which a checkpoint says nothing."""
+    return ke.EfficientNet(
+        variant,
+        input_shape=(64, 64, 3),
+        classifier_activation=None,
+        include_preprocessing=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +142,7 @@ def test_a_folder_of_several_checkpoints_is_ambiguous(trained, network, tmp_path
         ke.load_weights(network, tmp_path)
 
 
-def test_against_keras_applications(network, tmp_path):
+def test_against_keras_applications(tmp_path):
     """The same weights under both names give the outputs of keras.applications."""
     peer = application("B0")
     values = variables(peer)
@@ -145,7 +151,10 @@ def test_against_keras_applications(network, tmp_path):
         for name, path in google_names("efficientnet-b0", "B0").items()
     }
     prefix = write({name: values[path] for name, path in names.items()}, tmp_path / "model.ckpt")
-    assert ke.load_weights(network, prefix).complete
+    options = {"input_shape": (64, 64, 3), "classifier_activation": None}
+    with pytest.raises(ke.InputError, match="the file does not say its pixels"):
+        ke.EfficientNetB0(weights=prefix, **options)
+    network = ke.EfficientNetB0(weights=prefix, pixels="imagenet", **options)
     assert relative_difference(outputs(network, images()), outputs(peer, images())) < 1e-5
 
 

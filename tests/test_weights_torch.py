@@ -75,8 +75,12 @@ def torch_trained(name, **changes):
 def test_timm_networks_from_tensorflow(variant, name, tmp_path):
     peer = torch_peers.randomize(timm.create_model(name))
     network = build(variant)
-    report = ke.load_weights(network, save(peer, tmp_path / "model.safetensors"))
+    path = save(peer, tmp_path / "model.safetensors")
+    with pytest.raises(ke.InputError, match="the file does not say its padding"):
+        ke.load_weights(network, path)
+    report = ke.load_weights(network, path, padding="same")
     assert report.complete
+    assert report.unknown == ("padding", "pixels")
     assert not report.adapted
     assert set(report.loaded) == set(weights.structure.variables(network))
     expected = torch_peers.outputs(peer, PIXELS)
@@ -96,7 +100,7 @@ def test_timm_networks_trained_in_torch(variant, name, tmp_path):
     peer = torch_peers.randomize(timm.create_model(name))
     peer.bn1.num_batches_tracked += 1000
     path = save(peer, tmp_path / "model.pth")
-    with pytest.raises(ke.InputError, match="padding='symmetric'"):
+    with pytest.raises(ke.InputError, match="'symmetric'"):
         ke.load_weights(build(variant), path)
     with pytest.raises(ke.InputError, match="batch_norm_epsilon=1e-05"):
         ke.load_weights(build(torch_trained(variant, batch_norm_epsilon=1e-3)), path)
@@ -106,15 +110,31 @@ def test_timm_networks_trained_in_torch(variant, name, tmp_path):
     assert relative_difference(keras_outputs(network, PIXELS), expected) < 1e-4
 
 
-def test_timm_network_fine_tuned_in_torch_takes_the_callers_word(b0, tmp_path):
-    peer = torch_peers.randomize(timm.create_model("tf_efficientnet_b0"), seed=4)
-    peer.bn1.num_batches_tracked += 1000
+@pytest.mark.parametrize("counter", [0, 1000])
+def test_a_file_that_does_not_say_is_asked_about_in_one_line(counter, tmp_path):
+    """The line in the message works, and counters of batches say nothing of the padding."""
+    peer = torch_peers.randomize(timm.create_model("efficientnet_b0"), seed=4)
+    peer.bn1.num_batches_tracked += counter
     path = save(peer, tmp_path / "model.pth")
-    assert ke.load_weights(b0, path, padding="same").complete
+    with pytest.raises(ke.InputError) as caught:
+        ke.EfficientNetB0(weights=path)
+    line = f"ke.EfficientNet('B0', weights={str(path)!r}, padding='same', pixels='imagenet')"
+    assert line in str(caught.value)
+    assert eval(line).name == "efficientnetb0"
+    with pytest.raises(ke.InputError) as caught:
+        ke.EfficientNetB0(weights=path, padding="symmetric", pixels="inception")
+    line = f"ke.EfficientNet('B0', weights={str(path)!r}, batch_norm_epsilon=1e-05)"
+    assert line in str(caught.value)
+    network = ke.EfficientNetB0(
+        weights=path,
+        padding="symmetric",
+        batch_norm_epsilon=1e-5,
+        pixels="inception",
+        classifier_activation=None,
+        input_shape=(64, 64, 3),
+    )
     expected = torch_peers.outputs(peer, PIXELS)
-    assert relative_difference(keras_outputs(b0, PIXELS), expected) < 1e-4
-    with pytest.raises(ke.InputError, match="padding='symmetric' and the model has 'same'"):
-        ke.load_weights(b0, path, padding="symmetric")
+    assert relative_difference(keras_outputs(network, PIXELS * 127.5 + 127.5), expected) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -150,7 +170,8 @@ def test_efficientnet_pytorch_in_every_container(suffix, b0, tmp_path):
 
 def test_recognised_by_content_not_by_name(tf_b0, b0, tmp_path):
     path = save(tf_b0, tmp_path / "model.safetensors").rename(tmp_path / "model.h5")
-    assert ke.load_weights(b0, path).layout == ".safetensors, timm's names"
+    report = ke.load_weights(b0, path, padding="same")
+    assert report.layout == ".safetensors, timm's names"
 
 
 def test_what_training_scripts_wrap_around_a_state_dict(b0, tmp_path):
@@ -159,7 +180,7 @@ def test_what_training_scripts_wrap_around_a_state_dict(b0, tmp_path):
     averaged = {f"module.{name}": value for name, value in peer.state_dict().items()}
     checkpoint = {"epoch": 3, "state_dict": state, "state_dict_ema": averaged, "optimizer": {}}
     torch.save(checkpoint, tmp_path / "last.pth")
-    assert ke.load_weights(b0, tmp_path / "last.pth").complete
+    assert ke.load_weights(b0, tmp_path / "last.pth", padding="same").complete
     expected = torch_peers.outputs(peer, PIXELS)
     assert relative_difference(keras_outputs(b0, PIXELS), expected) < 1e-4
 
@@ -167,13 +188,14 @@ def test_what_training_scripts_wrap_around_a_state_dict(b0, tmp_path):
 def test_the_format_of_torch_before_1_6(tf_b0, b0, tmp_path):
     path = tmp_path / "old.pth"
     torch.save(tf_b0.state_dict(), path, _use_new_zipfile_serialization=False)
-    assert ke.load_weights(b0, path).layout == "PyTorch .pth, timm's names"
+    assert ke.load_weights(b0, path, padding="same").layout == "PyTorch .pth, timm's names"
 
 
 def test_bfloat16_safetensors(b0, tmp_path):
     peer = torch_peers.randomize(timm.create_model("tf_efficientnet_b0"), seed=6)
     peer = peer.to(torch.bfloat16)
-    assert ke.load_weights(b0, save(peer, tmp_path / "model.safetensors")).complete
+    path = save(peer, tmp_path / "model.safetensors")
+    assert ke.load_weights(b0, path, padding="same").complete
     kernel = b0.get_layer("stem_conv").kernel.numpy().transpose(3, 2, 0, 1)
     np.testing.assert_array_equal(kernel, peer.conv_stem.weight.detach().float().numpy())
 
@@ -191,7 +213,7 @@ def test_other_channel_counts_follow_timm(channels, tf_b0):
 def test_conversion_keeps_what_the_weights_need(tmp_path):
     peer = torch_peers.randomize(torchvision.models.efficientnet_b0())
     path = save(peer, tmp_path / "model.pth")
-    weights.convert(path, "B0", tmp_path / "model.keras")
+    weights.convert(path, "B0", tmp_path / "model.keras", pixels="imagenet")
     network = keras.models.load_model(tmp_path / "model.keras")
     assert isinstance(network, keras.Model)
     pixels = PIXELS * np.array(spec.IMAGENET_STD) + np.array(spec.IMAGENET_MEAN)

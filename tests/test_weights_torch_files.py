@@ -132,6 +132,7 @@ def test_a_refusal_names_the_class_and_the_line_that_helps(wrap, save, tmp_path,
 def test_published_weights_without_pytorch(name, monkeypatch):
     """The packages' files have the legacy format."""
     entry = weights.registry.find(name, "imagenet")
+    assert entry.packaged
     pytest.importorskip(entry.packaged.package.replace("-", "_"))
     monkeypatch.setitem(sys.modules, "torch", None)
     path = weights.fetch(entry)

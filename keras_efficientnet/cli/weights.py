@@ -11,6 +11,7 @@ from keras_efficientnet.cli.common import (
     print_table,
     table,
 )
+from keras_efficientnet.spec import PIXELS
 
 
 @click.group()
@@ -43,15 +44,19 @@ def list_weights(variant, as_json):
     print_table(rows)
 
 
+prefix_option = click.option("--prefix", help="Which network to take from a file of several.")
+
+
 @weights.command()
 @click.argument("file", type=click.Path())
+@prefix_option
 @json_option
-def inspect(file, as_json):
+def inspect(file, prefix, as_json):
     """Say what weight file FILE holds, without building a network."""
     import_tensorflow()
     from keras_efficientnet.weights import inspect as look
 
-    found = look(file)
+    found = look(file, prefix)
     if as_json:
         print_json(dataclasses.asdict(found))
         return
@@ -59,6 +64,8 @@ def inspect(file, as_json):
     click.echo(f"{found.path}: {found.layout}, {len(found.tensors)} tensors")
     click.echo(f"{fit} EfficientNet-{found.variant}, {found.channels} channels in")
     click.echo(f"classes: {found.classes or 'no classifier'}")
+    for name in found.origin.unknown:
+        click.echo(f"{name}: unknown")
     for title, names in (("missing", found.missing), ("unknown", found.unknown)):
         for name in names:
             click.echo(f"{title}: {name}")
@@ -73,16 +80,22 @@ def inspect(file, as_json):
 @click.option(
     "--padding",
     type=click.Choice(["same", "symmetric"]),
-    help="For PyTorch files that do not say which they were trained with.",
+    help="For files that do not say which they were trained with.",
 )
+@click.option(
+    "--pixels",
+    type=click.Choice(list(PIXELS)),
+    help="For files that do not say what they were trained on.",
+)
+@prefix_option
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @json_option
-def convert(file, variant, output, padding, overwrite, as_json):
+def convert(file, variant, output, padding, pixels, prefix, overwrite, as_json):
     """Turn weight file FILE, of any layout, into one that Keras loads."""
     import_tensorflow()
     from keras_efficientnet.weights import convert as run
 
-    report = run(file, variant, output, overwrite=overwrite, padding=padding)
+    report = run(file, variant, output, overwrite, padding, pixels, prefix)
     if as_json:
         print_json({**dataclasses.asdict(report), "output": output})
         return

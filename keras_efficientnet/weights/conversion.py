@@ -3,14 +3,13 @@
 import dataclasses
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from keras_efficientnet import model, scaling
 from keras_efficientnet.description import write_description
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.files import atomic_write
 from keras_efficientnet.scaling import Variant
-from keras_efficientnet.spec import Padding, VariantSpec
+from keras_efficientnet.spec import Padding, Pixels, VariantSpec
 from keras_efficientnet.weights import matching, structure
 from keras_efficientnet.weights.matching import LoadReport
 from keras_efficientnet.weights.pretrained import describe
@@ -84,6 +83,7 @@ def convert(
     output: str | os.PathLike,
     overwrite: bool = False,
     padding: Padding | None = None,
+    pixels: str | Pixels | None = None,
     prefix: str | None = None,
 ) -> LoadReport:
     """Turns a weight file into one of Keras, which is written whole or not at all.
@@ -98,6 +98,7 @@ def convert(
         output: path that ends in `.weights.h5` or `.keras`.
         overwrite: replace an existing output.
         padding: as in `load_weights`.
+        pixels: as in `load_weights`.
         prefix: as in `load_weights`.
 
     Returns:
@@ -109,41 +110,33 @@ def convert(
     path = os.fspath(output)
     if not path.endswith(OUTPUT_SUFFIXES):
         raise InputError(f"output={path!r} must end in {' or '.join(OUTPUT_SUFFIXES)}.")
-    with atomic_write(path, overwrite) as unfinished:
-        return _convert(source, scaling.get_variant(variant), unfinished, padding, prefix)
-
-
-def _convert(
-    source: str | os.PathLike,
-    variant: VariantSpec,
-    path: Path,
-    padding: Padding | None,
-    prefix: str | None,
-) -> LoadReport:
-    found = inspect(source, prefix)
-    network = model.build(
-        _trained_as(variant, found.origin, padding),
-        include_top=found.classes is not None,
-        input_shape=(None, None, found.channels or 3),
-        classes=found.classes or 1000,
-    )
-    with open_weight_file(source, prefix) as checkpoint:
-        report, values = matching.read(network, checkpoint, padding=padding)
-    matching.assign(network, values)
-    if path.suffix == ".keras":
-        network.save(path)
-        crop_fraction = google_crop(variant.resolution)
-        write_description(path, describe(variant, found.classes, crop_fraction))
-    else:
-        network.save_weights(path)
+    variant = scaling.get_variant(variant)
+    told = scaling.pixel_values(pixels) if pixels else None
+    with atomic_write(path, overwrite) as unfinished, open_weight_file(source, prefix) as file:
+        trained = _trained_as(variant, file.origin.completed(padding, told))
+        classes = _size(file, structure.CLASSIFIER_KERNEL, 1)
+        network = model.build(
+            trained,
+            include_top=classes is not None,
+            input_shape=(None, None, _size(file, structure.STEM_KERNEL, 2) or 3),
+            classes=classes or 1000,
+        )
+        report, values = matching.read(network, file, padding=padding, pixels=told)
+        matching.assign(network, values)
+        if path.endswith(".keras"):
+            network.save(unfinished)
+            crop_fraction = google_crop(variant.resolution)
+            write_description(unfinished, describe(variant, classes, crop_fraction))
+        else:
+            network.save_weights(unfinished)
     return report
 
 
-def _trained_as(variant: VariantSpec, origin: Origin, padding: Padding | None) -> VariantSpec:
-    """The variant with everything that the file tells of how its weights were trained."""
+def _trained_as(variant: VariantSpec, origin: Origin) -> VariantSpec:
+    """Returns the variant with everything that is known of how its weights were trained."""
     mean, std = origin.pixels or (variant.pixel_mean, variant.pixel_std)
-    told = list(origin.epsilons)
-    padding = padding or (told[0] if len(told) == 1 else variant.padding)
+    paddings = list(origin.epsilons)
+    padding = paddings[0] if len(paddings) == 1 else variant.padding
     return dataclasses.replace(
         variant,
         pixel_mean=mean,

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import keras
 
+from keras_efficientnet import scaling
 from keras_efficientnet.errors import InputError, require
-from keras_efficientnet.spec import Padding
+from keras_efficientnet.spec import Padding, Pixels
 from keras_efficientnet.weights import matching, registry, structure
 from keras_efficientnet.weights.download import fetch
 from keras_efficientnet.weights.matching import LoadReport
@@ -20,6 +21,7 @@ def load_weights(
     source: str | os.PathLike,
     strict: bool = True,
     padding: Padding | None = None,
+    pixels: str | Pixels | None = None,
     prefix: str | None = None,
 ) -> LoadReport:
     """Fills a model's variables from published weights or from a file.
@@ -36,14 +38,16 @@ def load_weights(
     model without its top leaves the file's classifier out.
 
     Args:
-        model: a network that a builder of this package returned.
+        model: a network that a builder of this package returned, or a model with one inside.
         source: a name from `weights.registry`, such as `"imagenet"`, or a path: of a
             file, of a SavedModel's folder, or a TensorFlow checkpoint's prefix.
         strict: raise unless every variable and every tensor has its counterpart and the
             model computes what the weights were trained for. Otherwise load what fits,
             and say in the report what did not.
-        padding: `"same"` or `"symmetric"`, for timm's state dicts that were trained in
-            PyTorch and do not say which they need.
+        padding: that the weights were trained with, `"same"` or `"symmetric"`, for files that
+            do not say.
+        pixels: that the weights were trained on, for files that do not say: a name such as
+            `"imagenet"` (`spec.PIXELS` has them all), or mean and deviation in 0-255.
         prefix: for a file of several networks, the name of the one to take, as the message
             about it lists them.
 
@@ -58,11 +62,14 @@ def load_weights(
     require(isinstance(source, str | os.PathLike), "weights", source, accepted)
     known = (None, "same", "symmetric")
     require(padding in known, "padding", padding, "None, 'same' or 'symmetric'")
+    network = structure.find_network(model)
     if isinstance(source, str) and _is_name(source):
-        return _load_published(model, source, strict)
+        return _load_published(network, source, strict)
     with open_weight_file(source, prefix) as checkpoint:
-        report, values = matching.read(model, checkpoint, strict, padding)
-    matching.assign(model, values)
+        report, values = matching.read(
+            network, checkpoint, strict, padding, scaling.pixel_values(pixels) if pixels else None
+        )
+    matching.assign(network, values)
     return report
 
 
@@ -83,11 +90,11 @@ def _load_published(model: keras.Model, name: str, strict: bool) -> LoadReport:
     published = registry.find(variant, name)
     origin = Origin({published.padding: published.batch_norm_epsilon}, published.pixels)
     # Before the download: a mismatch shows from the registry alone.
-    if strict and (differences := matching.differences(model, origin)):
+    differences, arguments = matching.compare_settings(model, origin)
+    if strict and differences:
         raise InputError(
             f"weights={name!r} of EfficientNet-{variant} do not suit {model.name!r}: "
-            f"{'; '.join(differences.values())}; build the model from "
-            f"weights.registry.find({variant!r}, {name!r}).spec()."
+            f"{'; '.join(differences.values())}; {matching.suggestion(variant, name, arguments)}."
         )
     path = fetch(published, include_top=structure.CLASSIFIER_KERNEL in variables)
     with open_weight_file(path) as checkpoint:

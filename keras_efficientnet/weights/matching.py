@@ -9,7 +9,8 @@ import numpy as np
 
 from keras_efficientnet import layers
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.spec import Padding
+from keras_efficientnet.scaling import rgb
+from keras_efficientnet.spec import PIXELS, Padding, Pixels
 from keras_efficientnet.weights import structure
 from keras_efficientnet.weights.structure import CLASSIFIER, CLASSIFIER_KERNEL, STEM_KERNEL
 from keras_efficientnet.weights.weight_file import Origin, WeightFile
@@ -31,7 +32,9 @@ class LoadReport:
         unexpected: tensors that the model has no variable for.
         mismatched: variables whose tensor has another shape, each with both shapes.
         differences: what the model does otherwise than the network the weights were
-            trained in, by the name of the `VariantSpec` field.
+            trained in, or may do, by the builder's argument.
+        unknown: what the file does not say of how the weights were trained: `"padding"`,
+            `"pixels"`.
     """
 
     source: str
@@ -42,6 +45,7 @@ class LoadReport:
     unexpected: tuple[str, ...] = ()
     mismatched: dict[str, str] = dataclasses.field(default_factory=dict)
     differences: dict[str, str] = dataclasses.field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -64,11 +68,16 @@ class LoadReport:
     def __str__(self) -> str:
         lines = [f"{self.source}: {self.layout}", f"loaded {len(self.loaded)} tensors"]
         lines += [f"adapted {name}: {what}" for name, what in self.adapted.items()]
+        lines += [f"unknown to the file: {name}" for name in self.unknown]
         return "\n".join([*lines, *([problems] if (problems := self.problems()) else [])])
 
 
 def read(
-    model: keras.Model, checkpoint: WeightFile, strict: bool = True, padding: Padding | None = None
+    model: keras.Model,
+    checkpoint: WeightFile,
+    strict: bool = True,
+    padding: Padding | None = None,
+    pixels: Pixels | None = None,
 ) -> tuple[LoadReport, dict[str, np.ndarray]]:
     """Compares an open file with a model and reads what fits, without changing the model.
 
@@ -76,7 +85,8 @@ def read(
         model: a network of this package.
         checkpoint: an open file.
         strict: raise unless everything fits.
-        padding: what the weights were trained with, for a file that leaves it open.
+        padding: what the weights were trained with, for a file that does not say.
+        pixels: what the weights were trained on, for a file that does not say.
 
     Returns:
         What fits and what does not, and the values for `assign`: one copy of the weights,
@@ -88,11 +98,13 @@ def read(
     """
     variables = structure.variables(model)
     named = checkpoint.with_block_names(structure.block_names(variables))
+    origin = checkpoint.origin
+    differences, arguments = compare_settings(model, origin.completed(padding, pixels))
     report = dataclasses.replace(
-        _compare(variables, named), differences=differences(model, checkpoint.origin, padding)
+        _compare(variables, named), differences=differences, unknown=origin.unknown
     )
     if not report.loaded or (strict and not report.complete):
-        raise InputError(_refusal(model, checkpoint, report))
+        raise InputError(_refusal(model, checkpoint, report, arguments))
     return report, {name: _value(named, name, variables[name].shape) for name in report.loaded}
 
 
@@ -103,49 +115,62 @@ def assign(model: keras.Model, values: dict[str, np.ndarray]) -> None:
         variables[name].assign(values.pop(name))
 
 
-def differences(
-    model: keras.Model, origin: Origin, padding: Padding | None = None
-) -> dict[str, str]:
-    """What a model does otherwise than the network that some weights were trained in.
+def compare_settings(model: keras.Model, origin: Origin) -> tuple[dict[str, str], dict[str, Any]]:
+    """Compares what surrounds a model's weights with what some weights were trained with.
 
     Args:
         model: a network of this package.
         origin: how the weights were trained.
-        padding: with which padding they were, where `origin` leaves it open.
 
     Returns:
-        By the name of the `VariantSpec` field: what the weights need and the model has.
+        By builder argument, what differs or is not known, and the arguments to build with.
     """
-    found = {}
     names = {layer.name: layer for layer in model.layers}
+    found, arguments = {}, {}
     actual: Padding = "symmetric" if "stem_pad" in names else "same"
-    epsilons: dict[Padding, float | None] = dict(origin.epsilons)
-    if padding and (padding in epsilons or not epsilons):  # the file's own word counts more
-        epsilons = {padding: epsilons.get(padding)}
-    if epsilons and actual not in epsilons:
-        needed = " or ".join(f"{name!r}" for name in epsilons)
-        found["padding"] = _needs("padding", needed, f"{actual!r}")
-        actual = next(iter(epsilons))
-    elif origin.question and padding is None and actual == "same":
-        found["padding"] = origin.question
-    bn: Any = names["stem_bn"]
-    epsilon = epsilons.get(actual)
-    if epsilon is not None and not np.isclose(epsilon, bn.epsilon):
-        found["batch_norm_epsilon"] = _needs(
-            "batch_norm_epsilon", f"{epsilon:g}", f"{bn.epsilon:g}"
+    possible = list(origin.epsilons) or [actual]
+    padding = actual if actual in possible else possible[0]
+    if padding != actual:
+        found["padding"] = _needs("padding", repr(padding), repr(actual))
+    elif len(possible) > 1 and actual == "same":  # nobody builds the other by chance
+        found["padding"] = (
+            "the file does not say its padding, which is 'same' in timm's tf_efficientnet_* and "
+            "'symmetric' (with batch_norm_epsilon=1e-5) in its efficientnet_*"
         )
+    if "padding" in found:
+        arguments["padding"] = padding
+    bn: Any = names["stem_bn"]
+    epsilon = origin.epsilons.get(padding)
+    if epsilon is not None and not np.isclose(epsilon, bn.epsilon):
+        needed = _needs("batch_norm_epsilon", f"{epsilon:g}", f"{bn.epsilon:g}")
+        found["batch_norm_epsilon"], arguments["batch_norm_epsilon"] = needed, epsilon
     normalize = names.get("normalize")
-    if origin.pixels and isinstance(normalize, layers.Normalize) and len(normalize.mean) == 3:
-        for field, wanted, value in zip(
-            ("pixel_mean", "pixel_std"), origin.pixels, (normalize.mean, normalize.std), strict=True
-        ):
-            if not np.allclose(wanted, value, rtol=1e-3, atol=1e-3):
-                found[field] = _needs(field, _numbers(wanted), _numbers(value))
-    return found
+    if isinstance(normalize, layers.Normalize) and len(normalize.mean) == 3:
+        has = rgb(normalize.mean), rgb(normalize.std)
+        if origin.pixels and not np.allclose(origin.pixels, has, rtol=1e-3, atol=1e-3):
+            needed = _needs("pixels", _pixels(origin.pixels), _pixels(has))
+            found["pixels"], arguments["pixels"] = needed, _pixels_argument(origin.pixels)
+        elif origin.pixels is None and origin.pixels_vary:
+            found["pixels"] = (
+                "the file does not say its pixels, which are 'imagenet' for most, 'inception' for "
+                "AdvProp, and 'lite' and 'v2' in Google's files of these"
+            )
+            arguments["pixels"] = _pixels_argument(has)
+    return found, arguments
 
 
 def _needs(field: str, wanted: str, actual: str) -> str:
     return f"the weights need {field}={wanted} and the model has {actual}"
+
+
+def _pixels_argument(pixels: Pixels) -> str | Pixels:
+    """Returns a name that `pixels=` takes, or the numbers if there is none."""
+    return next((name for name, known in PIXELS.items() if np.allclose(known, pixels)), pixels)
+
+
+def _pixels(pixels: Pixels) -> str:
+    argument = _pixels_argument(pixels)
+    return repr(argument) if isinstance(argument, str) else f"({', '.join(map(_numbers, pixels))})"
 
 
 def _compare(variables: dict[str, Any], checkpoint: WeightFile) -> LoadReport:
@@ -215,17 +240,28 @@ def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
     return np.tile(kernel, (1, 1, repeats, 1))[:, :, :channels] * (kernel.shape[2] / channels)
 
 
-def _refusal(model: keras.Model, checkpoint: WeightFile, report: LoadReport) -> str:
+def _refusal(
+    model: keras.Model, checkpoint: WeightFile, report: LoadReport, arguments: dict[str, Any]
+) -> str:
     sentence = f"{checkpoint.path!r} does not fit {model.name!r}: {report.problems()}"
-    nearest, _ = structure.closest_variant(checkpoint)
     own = structure.matching_variant(model)
-    if nearest != own and (report.missing or report.unexpected or report.mismatched):
-        sentence += f"; its tensors are nearest to EfficientNet-{nearest}"
-    if report.differences:
-        sentence += "; build it from dataclasses.replace of the variant's spec"
+    if report.missing or report.unexpected or report.mismatched:
+        nearest, fits = structure.closest_variant(checkpoint)
+        if fits and nearest != own:
+            sentence += f"; it holds EfficientNet-{nearest}"
+    elif arguments:
+        sentence += f"; {suggestion(own, checkpoint.path, arguments)}"
     if report.loaded:
         sentence += "; with strict=False what fits is loaded"
     return f"{sentence}."
+
+
+def suggestion(variant: str | None, source: str, arguments: dict[str, Any]) -> str:
+    """Returns the line of code that builds a network for some weights."""
+    options = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    if variant is None:
+        return f"build the network with {options}"
+    return f"build it by ke.EfficientNet({variant!r}, weights={source!r}, {options})"
 
 
 def _some(names: Any) -> str:

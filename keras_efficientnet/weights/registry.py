@@ -22,19 +22,12 @@ from typing import Any, Literal
 from keras_efficientnet import scaling, spec
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.scaling import Variant
-from keras_efficientnet.spec import IMAGENET_MEAN, IMAGENET_STD, RGB, Padding, VariantSpec
+from keras_efficientnet.spec import PIXELS, Padding, Pixels, VariantSpec
 
 _KERAS = "https://storage.googleapis.com/keras-applications/"
 _KERAS_V2 = "https://storage.googleapis.com/tensorflow/keras-applications/efficientnet_v2/"
 _TPU = "https://storage.googleapis.com/cloud-tpu-checkpoints/efficientnet/"
 _TORCHVISION = "https://download.pytorch.org/models/"
-
-# What networks saw instead of pixels in 0-255, by mean and deviation.
-Pixels = tuple[RGB, RGB]
-_IMAGENET: Pixels = (IMAGENET_MEAN, IMAGENET_STD)
-_MINUS_1_TO_1: Pixels = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
-_OVER_128: Pixels = ((128.0, 128.0, 128.0), (128.0, 128.0, 128.0))
-_LITE: Pixels = ((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 
 _IMAGENET_21K_CLASSES = 21843
 
@@ -233,8 +226,8 @@ def _google_evaluation(variant: str, size: int | None = None) -> dict[str, Any]:
     size = size or spec.VARIANTS[variant].resolution
     if variant in ("V2-S", "V2-M", "V2-L", "V2-XL"):
         whole = {"crop_fraction": 1.0, "interpolation": "bilinear"}
-        return {"size": size, "pixels": _OVER_128, **whole}
-    pixels = _LITE if variant.startswith("Lite") else _IMAGENET
+        return {"size": size, "pixels": PIXELS["v2"], **whole}
+    pixels = PIXELS["lite"] if variant.startswith("Lite") else PIXELS["imagenet"]
     return {"size": size, "crop_fraction": google_crop(size), "pixels": pixels}
 
 
@@ -250,7 +243,7 @@ def _tpu() -> Iterator[PretrainedWeights]:
         return PretrainedWeights(variant, name, "TPU", top1, remote, **options)
 
     for name, (file, accuracies) in _TPU_FILES.items():
-        pixels = {"pixels": _MINUS_1_TO_1} if name == "advprop" else {}
+        pixels = {"pixels": PIXELS["inception"]} if name == "advprop" else {}
         for index, top1 in enumerate(accuracies):
             yield checkpoint(f"B{index}", name, file.format(f"b{index}"), top1, **pixels)
     for variant, top1 in (("B5", 83.7), ("B7", 84.7)):
@@ -273,8 +266,8 @@ def _automl() -> Iterator[PretrainedWeights]:
         side = spec.VARIANTS[f"V2-{size}"].resolution
         crop = 1.0 if side >= _AML_UNCROPPED_SIZE else google_crop(side)
         for name, top1, classes, crop_fraction, pixels in (
-            ("imagenet21k", None, _IMAGENET_21K_CLASSES, crop, _OVER_128),
-            ("imagenet21k-ft1k", _V2_TOP1_21K.get(size), 1000, 1.0, _MINUS_1_TO_1),
+            ("imagenet21k", None, _IMAGENET_21K_CLASSES, crop, PIXELS["v2"]),
+            ("imagenet21k-ft1k", _V2_TOP1_21K.get(size), 1000, 1.0, PIXELS["inception"]),
         ):
             file = f"v2/efficientnetv2-{size.lower()}-{name.removeprefix('imagenet')}"
             yield PretrainedWeights(
@@ -301,7 +294,7 @@ def _torchvision() -> Iterator[PretrainedWeights]:
             RemoteFile(f"{_TORCHVISION}{file}.pth", file.rpartition("-")[2]),
             size,
             size / resized,
-            _MINUS_1_TO_1 if variant == "V2-L" else _IMAGENET,
+            PIXELS["inception"] if variant == "V2-L" else PIXELS["imagenet"],
             "bilinear" if variant in _TORCHVISION_BILINEAR else "bicubic",
             padding="symmetric",
             batch_norm_epsilon=epsilon,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from keras_efficientnet.spec import RGB, Padding
+from keras_efficientnet.spec import Padding, Pixels
 
 # Blocks of files that number them through, until a model says what each is called.
 _NUMBERED = re.compile(r"block#(\d+)\.")
@@ -53,13 +53,25 @@ class Origin:
             it; empty where the file tells neither.
         pixels: mean and standard deviation of RGB values in 0-255; None where the file
             does not tell.
-        question: why a model that pads as TensorFlow does may be the wrong one; empty
-            where the file leaves nothing open.
+        pixels_vary: whether files of these names exist for more than one kind of pixels.
     """
 
     epsilons: dict[Padding, float | None] = field(default_factory=dict)
-    pixels: tuple[RGB, RGB] | None = None
-    question: str = ""
+    pixels: Pixels | None = None
+    pixels_vary: bool = False
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """What the file does not tell: `"padding"`, `"pixels"`."""
+        told = {"padding": len(self.epsilons) == 1, "pixels": self.pixels is not None}
+        return tuple(name for name, known in told.items() if not known)
+
+    def completed(self, padding: Padding | None, pixels: Pixels | None) -> "Origin":
+        """Returns it with the caller's word where the file does not tell."""
+        epsilons = self.epsilons
+        if padding and (padding in epsilons or not epsilons):
+            epsilons = {padding: epsilons.get(padding)}
+        return replace(self, epsilons=epsilons, pixels=self.pixels or pixels)
 
 
 @dataclass(frozen=True)

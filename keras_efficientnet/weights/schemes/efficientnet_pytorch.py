@@ -44,4 +44,4 @@ def translate(tensors: dict[str, Tensor]) -> Translation:
             found[canonical] = tensor
         elif not name.endswith(torch_names.COUNTER):
             unknown.append(tensor.name)
-    return Translation(found, unknown, Origin({"same": 1e-3}))
+    return Translation(found, unknown, Origin({"same": 1e-3}, None, True))

@@ -3,7 +3,8 @@
 import re
 from typing import Any
 
-from keras_efficientnet.spec import IMAGENET_MEAN, IMAGENET_STD, RGB, Padding
+from keras_efficientnet.scaling import rgb
+from keras_efficientnet.spec import IMAGENET_MEAN, IMAGENET_STD, Padding, Pixels
 from keras_efficientnet.weights.structure import canonical_name
 from keras_efficientnet.weights.weight_file import Origin, Tensor, Translation
 
@@ -37,12 +38,12 @@ def _origin(tensors: dict[str, Tensor], layers: list[dict] | None) -> Origin:
     pixels = _stored_pixels(tensors)
     mean = configs.get("normalize", {}).get("mean", ())
     if len(mean) == 3:
-        pixels = _rgb(mean), _rgb(configs["normalize"]["std"])
+        pixels = rgb(mean), rgb(configs["normalize"]["std"])
     padding: Padding = "symmetric" if "stem_pad" in configs else "same"
     return Origin({padding: configs.get("stem_bn", {}).get("epsilon")}, pixels)
 
 
-def _stored_pixels(tensors: dict[str, Tensor]) -> tuple[RGB, RGB] | None:
+def _stored_pixels(tensors: dict[str, Tensor]) -> Pixels | None:
     """What keras.applications' V1 does to pixels, from the statistics it keeps as weights.
 
     Its Normalization layer takes mean and variance of pixels in 0-1. In the published
@@ -61,13 +62,8 @@ def _stored_pixels(tensors: dict[str, Tensor]) -> tuple[RGB, RGB] | None:
     published = [value / 255 for value in IMAGENET_STD]
     if _close(mean, [value / 255 for value in IMAGENET_MEAN]) and _close(variance, published):
         std = variance
-    return _rgb(mean * 255), _rgb(std * 255)
+    return rgb(mean * 255), rgb(std * 255)
 
 
 def _close(values: Any, wanted: list[float]) -> bool:
     return all(abs(a - b) <= 1e-3 * b for a, b in zip(values, wanted, strict=True))
-
-
-def _rgb(values: Any) -> RGB:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue

@@ -48,7 +48,7 @@ def translate(tensors: dict[str, Tensor]) -> Translation:
     for scope, members in scopes.items():
         for (layer, index, variable), tensor in members.items():
             found[f"{_part(scope, layer, index, members)}.{variable}"] = tensor
-    return Translation(found, unknown, Origin({"same": 1e-3}))
+    return Translation(found, unknown, Origin({"same": 1e-3}, None, True))
 
 
 def _is_training_state(name: str, tensors: dict[str, Tensor]) -> bool:

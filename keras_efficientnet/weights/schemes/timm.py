@@ -7,7 +7,6 @@ TensorFlow's padding and epsilon; the second was trained in PyTorch with PyTorch
 import re
 
 from keras_efficientnet.scaling import letters
-from keras_efficientnet.spec import Padding
 from keras_efficientnet.weights.schemes import torch_names
 from keras_efficientnet.weights.weight_file import Origin, Tensor, Translation
 
@@ -56,12 +55,6 @@ _BLOCKS = (
     (("conv",), {"conv": "project.conv", "bn1": "project.bn"}),  # ConvBnAct
 )
 _NAME = re.compile(r"(?:blocks\.(?P<stage>\d+)\.(?P<index>\d+)\.)?(?P<layer>.+)\.(?P<field>\w+)")
-_UNTOLD = (
-    "the file does not tell its padding: pass padding='same' to load_weights for a "
-    "tf_efficientnet_*, or build the model with padding='symmetric' and "
-    "batch_norm_epsilon=1e-5 for an efficientnet_*"
-)
-_TRAINED_IN_TORCH = f"the weights were trained in PyTorch and {_UNTOLD}"
 
 
 def translate(tensors: dict[str, Tensor]) -> Translation:
@@ -83,7 +76,8 @@ def translate(tensors: dict[str, Tensor]) -> Translation:
             found[canonical] = tensor
         else:
             unknown.append(tensor.name)
-    return Translation(found, unknown, _origin(tensors))
+    # Nothing in a state dict tells the two groups apart, nor AdvProp's pixels from others.
+    return Translation(found, unknown, Origin({"same": 1e-3, "symmetric": 1e-5}, None, True))
 
 
 def _part(match: re.Match, blocks: dict[tuple[str, str], set[str]]) -> str | None:
@@ -93,12 +87,3 @@ def _part(match: re.Match, blocks: dict[tuple[str, str], set[str]]) -> str | Non
     kinds = (parts for marks, parts in _BLOCKS if members.issuperset(marks))
     part = {**next(kinds, {}), **_SQUEEZE_EXCITE}.get(match["layer"])
     return part and f"block{int(match['stage']) + 1}{letters(int(match['index']))}.{part}"
-
-
-def _origin(tensors: dict[str, Tensor]) -> Origin:
-    """Converted weights have never seen a batch in PyTorch, and their counters are at zero."""
-    epsilons: dict[Padding, float | None] = {"same": 1e-3, "symmetric": 1e-5}
-    counter = tensors.get(f"bn1.{torch_names.COUNTER}")
-    if counter is None:
-        return Origin(epsilons, question=_UNTOLD)
-    return Origin(epsilons, question=_TRAINED_IN_TORCH if counter.read() != 0 else "")

@@ -42,7 +42,7 @@ def translate(tensors: dict[str, Tensor]) -> Translation:
             found[canonical] = tensor
         else:
             unknown.append(tensor.name)
-    return Translation(found, unknown, Origin({"symmetric": _epsilon(found)}))
+    return Translation(found, unknown, Origin({"symmetric": _epsilon(found)}, None, True))
 
 
 def _part(name: str, layers: dict[tuple[str, str], list[str | None]]) -> str | None:
