@@ -19,6 +19,8 @@ import pytest
 from keras_efficientnet import InputError
 from keras_efficientnet.training import on_hosts, run_checkpoints
 
+# Seconds after which a process counts as hung, also on a machine that is busy with other work.
+PATIENCE = 1800
 FLOWERS = Path(__file__).parents[2] / "shared" / "data" / "flowers"
 
 needs_jax = pytest.mark.skipif(
@@ -178,7 +180,7 @@ def on_jax(*command, **options):
 
 
 def finished(child):
-    output, complaint = child.communicate(timeout=300)
+    output, complaint = child.communicate(timeout=PATIENCE)
     assert child.returncode == 0, complaint
     return output
 
@@ -310,7 +312,7 @@ def test_the_command_over_two_processes_survives_the_loss_of_one(photos, tmp_pat
             assert one.poll() is None
             time.sleep(0.01)
         other.kill()
-        _, complaint = one.communicate(timeout=300)
+        _, complaint = one.communicate(timeout=PATIENCE)
         assert one.returncode == 1
         assert complaint.splitlines()[-1].startswith(
             "Error: Another process of the run was lost, and the run ends here; start all processes"
@@ -318,7 +320,8 @@ def test_the_command_over_two_processes_survives_the_loss_of_one(photos, tmp_pat
     assert [path.name for path in first.iterdir()] == ["flowers.partial"]
     assert 2 <= run_checkpoints.newest_step(first / "flowers.partial") < 12
     with both() as (one, other):
-        report, settings = (json.loads(finished(child)) for child in (one, other))
+        report, nothing = (json.loads(finished(child)) for child in (one, other))
+    assert nothing is None
     assert list(second.iterdir()) == []
     assert [path.name for path in first.iterdir()] == ["flowers"]
     assert sorted(path.name for path in (first / "flowers").iterdir()) == [
@@ -332,9 +335,9 @@ def test_the_command_over_two_processes_survives_the_loss_of_one(photos, tmp_pat
         "report.json",
         "saved_model",
     ]
-    assert settings.items() <= report.items()
-    assert report["agreement"]["tflite_float32"] == report["agreement"]["saved_model"] == 1
-    assert report["test_accuracy"]["keras"] == expected["test_accuracy"]["keras"]
+    files = {file["name"]: file for file in report["export"]["files"]}
+    assert files["model_float32.tflite"]["agreement"] == files["saved_model"]["agreement"] == 1
+    assert report["export"]["source_accuracy"] == expected["export"]["source_accuracy"]
     histories = []
     for folder in (alone, first):
         with (folder / "flowers" / "history.csv").open(newline="") as file:

@@ -248,6 +248,19 @@ def test_the_bar_shows_images_per_second_time_left_and_results(data, held_out, c
     ), last
 
 
+def test_the_bar_of_a_resumed_run_begins_where_it_ended(data, kill_after, tmp_path, capsys):
+    chosen = recipe("small", epochs=2, batch_size=BATCH)
+    options = {"image_size": 40, "run_config": RunConfig(checkpoint_seconds=0), "folder": tmp_path}
+    kill_after(7)
+    with pytest.raises(Killed):
+        fit(linear(), data, chosen, **options)
+    kill_after(None)
+    capsys.readouterr()
+    fit(linear(), data, chosen, **options)
+    shown = re.findall(r"([\d.]+)/80\.0 ", capsys.readouterr().err)
+    assert (float(shown[0]), float(shown[-1])) == (7 * BATCH, 80)
+
+
 def test_the_history_has_stage_size_and_rate(unbroken):
     _, history = unbroken("progressive")
     assert [row["epoch"] for row in history] == [1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""The moving average of all weights, which is what is evaluated and shipped."""
+"""The moving average of all weights, which is what is evaluated and exported."""
 
 from typing import Any
 
@@ -17,8 +17,8 @@ class WeightAverage(keras.callbacks.Callback):
     trained weights, as in the TPU code (`main.py`); Keras' own `use_ema` leaves them out.
 
     The averages are in the model during evaluation and after training, so that `fit`
-    reports their accuracy and whatever saves the model saves them; training itself goes
-    on with the raw weights.
+    reports their accuracy and saving the model saves them; training itself uses the raw
+    weights.
 
     Args:
         decay: weight of the old average in the long run, in [0, 1).
@@ -45,7 +45,7 @@ class WeightAverage(keras.callbacks.Callback):
         self._raw: list[Any] | None = None
 
     def set_model(self, model):
-        """Makes the averages when the model is first known."""
+        """Creates the averages when the model is first known."""
         super().set_model(model)
         if not self.averages:
             self.averages = [

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from keras_efficientnet.data.pipeline import Augmentation
-from keras_efficientnet.training.recipes import FineTuning, Progressive, Recipe, recipe_values
+from keras_efficientnet.training.recipes import Progressive, Recipe, recipe_values
 
 # Base learning rates are stated for this many images per optimizer step.
 REFERENCE_BATCH_SIZE = 256
@@ -52,41 +52,31 @@ def plan_stages(recipe: Recipe, image_size: int) -> tuple[Stage, ...]:
         recipe: how the network is trained.
         image_size: side in pixels of the images that the trained network takes.
     """
+    peak, tuning = peak_learning_rate(recipe), recipe.fine_tuning
     whole = Stage(
         "train",
         recipe.epochs,
         image_size,
         recipe.augmentation,
         recipe.dropout_rate,
-        peak_learning_rate=peak_learning_rate(recipe),
+        peak_learning_rate=peak,
     )
     if recipe.progressive:
         return _growing(whole, recipe.progressive)
-    if recipe.fine_tuning:
-        return _head_then_blocks(whole, recipe.fine_tuning, _head_factor(recipe))
-    return (whole,)
-
-
-def _head_factor(recipe: Recipe) -> float:
-    """Returns the head phase's peak learning rate as a multiple of the main phase's."""
-    assert recipe.fine_tuning
-    return recipe.fine_tuning.head_base_learning_rate / recipe.base_learning_rate
-
-
-def _head_then_blocks(whole: Stage, tuning: FineTuning, head_factor: float) -> tuple[Stage, ...]:
-    assert whole.peak_learning_rate
+    if not tuning:
+        return (whole,)
+    blocks = dataclasses.replace(
+        whole,
+        name="blocks",
+        epochs=recipe.epochs - tuning.head_epochs,
+        unfreeze_from=tuning.unfreeze_from,
+    )
     head = dataclasses.replace(
         whole,
         name="head",
         epochs=tuning.head_epochs,
         unfreeze_from=tuning.fresh_from,
-        peak_learning_rate=whole.peak_learning_rate * head_factor,
-    )
-    blocks = dataclasses.replace(
-        whole,
-        name="blocks",
-        epochs=whole.epochs - tuning.head_epochs,
-        unfreeze_from=tuning.unfreeze_from,
+        peak_learning_rate=peak * tuning.head_base_learning_rate / recipe.base_learning_rate,
     )
     return (head, blocks) if tuning.head_epochs else (blocks,)
 
@@ -129,9 +119,9 @@ def describe_recipe(recipe: Recipe, image_size: int) -> str:
         recipe: how a network is trained.
         image_size: side in pixels of the images that the trained network takes.
     """
-    values = recipe_values(recipe)
+    values, peak = recipe_values(recipe), peak_learning_rate(recipe)
     rule = "base_learning_rate * batch_size / 256" if recipe.learning_rate is None else "as given"
-    values["learning_rate"] = f"{peak_learning_rate(recipe):g} at the peak ({rule})"
+    values["learning_rate"] = f"{peak:g} at the peak ({rule})"
     lines = [f"Recipe {recipe.name}", *(f"  {name} = {value}" for name, value in values.items())]
     for stage in plan_stages(recipe, image_size):
         line = f"  {stage.name}: {stage.epochs} epochs at {stage.image_size} px"
@@ -139,13 +129,12 @@ def describe_recipe(recipe: Recipe, image_size: int) -> str:
             line += f", training from {stage.unfreeze_from} on"
         if stage.peak_learning_rate is not None:
             line += f", peak learning rate {stage.peak_learning_rate:g}"
-        if stage.name == "head":
-            line += f" ({_head_factor(recipe):g} times learning_rate)"
+            if stage.peak_learning_rate != peak:
+                line += f" ({stage.peak_learning_rate / peak:g} times learning_rate)"
         if recipe.progressive:
-            augmentation = stage.augmentation
             line += (
-                f", magnitude {augmentation.magnitude:g}, mixup {augmentation.mixup_alpha:g}, "
-                f"dropout {stage.dropout_rate:g}"
+                f", magnitude {stage.augmentation.magnitude:g}, "
+                f"mixup {stage.augmentation.mixup_alpha:g}, dropout {stage.dropout_rate:g}"
             )
         lines.append(line)
     return "\n".join(lines)

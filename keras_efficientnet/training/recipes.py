@@ -10,6 +10,7 @@ Sources, cited by the names used below:
 
 import dataclasses
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,6 @@ RECIPES = ("paper", "small", "finetune", "v2-progressive")
 
 # A recipe's fields that are records of their own.
 _PARTS = ("augmentation", "progressive", "fine_tuning")
-_SHARE = "at least 0 and below 1"
 _KINDS = {int: "a whole number", str: "a text", float: "a number", float | None: "a number or none"}
 # TPU, README: RandAugment's magnitude of the published networks.
 _MAGNITUDES = {"B5": 17, "B7": 28, "B8": 28}
@@ -32,6 +32,23 @@ _PROGRESSIVE_ENDS = {
     "V2-L": (20, 0.5, 0.5),
     "V2-XL": (20, 0.5, 0.5),
 }
+
+
+_VALID: dict[str, Callable[[float], bool]] = {
+    "at least 0": lambda value: value >= 0,
+    "at least 1": lambda value: value >= 1,
+    "above 0": lambda value: value > 0,
+    "at least 0 and below 1": lambda value: 0 <= value < 1,
+    "above 0 and below 1": lambda value: 0 < value < 1,
+    "above 0 and at most 1": lambda value: 0 < value <= 1,
+}
+
+
+def _require(record: Any, accepted: str, *names: str) -> None:
+    """Refuses a record's values outside a range of `_VALID`; None is no value."""
+    for name in names:
+        value = getattr(record, name)
+        require(value is None or _VALID[accepted](value), name, value, accepted)
 
 
 @dataclass(frozen=True)
@@ -62,9 +79,8 @@ class Progressive:
 
     def __post_init__(self):
         """Refuses values that cannot be trained with."""
-        require(self.stages >= 1, "stages", self.stages, "at least 1")
-        require(self.image_size >= 1, "image_size", self.image_size, "at least 1")
-        require(0 <= self.dropout_rate < 1, "dropout_rate", self.dropout_rate, _SHARE)
+        _require(self, "at least 1", "stages", "image_size")
+        _require(self, "at least 0 and below 1", "dropout_rate")
         Augmentation(magnitude=self.magnitude, mixup_alpha=self.mixup_alpha)
 
 
@@ -92,9 +108,8 @@ class FineTuning:
 
     def __post_init__(self):
         """Refuses values that cannot be trained with."""
-        require(self.head_epochs >= 0, "head_epochs", self.head_epochs, "at least 0")
-        rate = self.head_base_learning_rate
-        require(rate > 0, "head_base_learning_rate", rate, "above 0")
+        _require(self, "at least 0", "head_epochs")
+        _require(self, "above 0", "head_base_learning_rate")
 
 
 @dataclass(frozen=True)
@@ -155,30 +170,13 @@ class Recipe:
 
     def __post_init__(self):
         """Refuses values that cannot be trained with."""
-        for name, valid, accepted in (
-            ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("epochs", self.epochs >= 1, "at least 1"),
-            ("base_learning_rate", self.base_learning_rate > 0, "above 0"),
-            ("learning_rate", self.learning_rate is None or self.learning_rate > 0, "above 0"),
-            ("warmup_epochs", self.warmup_epochs >= 0, "at least 0"),
-            ("decay_epochs", self.decay_epochs > 0, "above 0"),
-            ("decay_rate", 0 < self.decay_rate <= 1, "above 0 and at most 1"),
-            ("rho", 0 <= self.rho < 1, _SHARE),
-            ("momentum", 0 <= self.momentum < 1, _SHARE),
-            ("epsilon", self.epsilon > 0, "above 0"),
-            ("initial_mean_square", self.initial_mean_square >= 0, "at least 0"),
-            ("l2", self.l2 >= 0, "at least 0"),
-            ("label_smoothing", 0 <= self.label_smoothing < 1, _SHARE),
-            ("ema_decay", 0 <= self.ema_decay < 1, _SHARE),
-            ("dropout_rate", 0 <= (self.dropout_rate or 0) < 1, _SHARE),
-            ("drop_connect_rate", 0 <= self.drop_connect_rate < 1, _SHARE),
-            (
-                "batch_norm_momentum",
-                self.batch_norm_momentum is None or 0 < self.batch_norm_momentum < 1,
-                "above 0 and below 1",
-            ),
-        ):
-            require(valid, name, getattr(self, name), accepted)
+        _require(self, "at least 1", "batch_size", "epochs")
+        _require(self, "above 0", "base_learning_rate", "learning_rate", "decay_epochs", "epsilon")
+        _require(self, "at least 0", "warmup_epochs", "initial_mean_square", "l2")
+        _require(self, "above 0 and at most 1", "decay_rate")
+        _require(self, "above 0 and below 1", "batch_norm_momentum")
+        shares = ("rho", "momentum", "label_smoothing", "ema_decay")
+        _require(self, "at least 0 and below 1", *shares, "dropout_rate", "drop_connect_rate")
         if self.progressive and self.fine_tuning:
             raise InputError("A recipe can be progressive or fine-tune, not both.")
         if self.progressive:
@@ -224,15 +222,14 @@ def recipe(name: str, variant: scaling.Variant | None = None, **overrides: Any) 
         _replace(Recipe(), {"epochs": epochs})  # refused before anything is derived from it
     whole = {part: overrides.pop(part) for part in _PARTS if part in overrides}
     base = _replace(_named(name, variant, epochs), whole)
-    records = _records(base)
-    changes: dict[str, dict[str, Any]] = {owner: {} for owner in records}
+    changes: dict[str, dict[str, Any]] = {owner: {} for owner in _records(base)}
     for key, value in overrides.items():
-        owner, field_name = _find(key, base)
-        changes[owner][field_name] = value
+        owner, own_name = _find(key, base)
+        changes[owner][own_name] = value
     changed = changes.pop("recipe")
     if {"learning_rate", "base_learning_rate"} <= {*changed}:
         raise InputError("Give learning_rate or base_learning_rate, not both.")
-    parts = {owner: _replace(records[owner], values) for owner, values in changes.items()}
+    parts = {owner: _replace(getattr(base, owner), new) for owner, new in changes.items()}
     return _replace(base, {**changed, **parts})
 
 
@@ -255,19 +252,19 @@ def _records(chosen: Recipe) -> dict[str, Any]:
 
 def _find(key: str, chosen: Recipe) -> tuple[str, str]:
     """Returns the record and the field that the name of an override means."""
-    given, _, name = key.rpartition(".")
-    owners = [owner for owner, record in _records(chosen).items() if name in _fields(record)]
-    if given:
-        owners = [owner for owner in owners if owner == given]
-    if not owners:
+    names = [
+        f"{owner}.{name}" for owner, part in _records(chosen).items() for name in _fields(part)
+    ]
+    found = [name for name in names if key in (name, name.partition(".")[2])]
+    if not found:
+        known = ", ".join(sorted(recipe_values(chosen)))
+        raise InputError(f"Recipe {chosen.name!r} has no {key!r}; it has {known}.")
+    if len(found) > 1:
         raise InputError(
-            f"Recipe {chosen.name!r} has no {key!r}; it has "
-            f"{', '.join(sorted(recipe_values(chosen)))}."
+            f"Recipe {chosen.name!r} has two values {key!r}; name {' or '.join(found)}."
         )
-    if len(owners) > 1:
-        qualified = " or ".join(f"{owner}.{name}" for owner in owners)
-        raise InputError(f"Recipe {chosen.name!r} has two values {key!r}; name {qualified}.")
-    return owners[0], name
+    owner, _, name = found[0].partition(".")
+    return owner, name
 
 
 def _fields(record: Any) -> dict[str, Any]:

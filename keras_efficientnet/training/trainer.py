@@ -1,4 +1,4 @@
-"""The training loop: stages of `model.fit` that can be interrupted and resumed anywhere."""
+"""The training loop: stages of `model.fit` that can be interrupted and resumed at any batch."""
 
 import importlib.util
 import math
@@ -40,7 +40,7 @@ class RunConfig:
         precision: dtype policy that the network computes in: `"float32"`,
             `"mixed_bfloat16"`, or `"mixed_float16"`, with an adaptive loss scale.
         deterministic: use only TensorFlow operations that give the same bits every time.
-        class_weights: weigh the loss so that every class counts the same.
+        class_weights: weight the loss so that every class counts equally.
         tensorboard: write event files into the run's folder.
         devices: of this host that share each batch; None for all GPUs, see
             `distribution.over_devices`. `fit` uses the devices that the model was built for.
@@ -123,7 +123,7 @@ def fit(
 
 
 def _explained(error: Exception) -> RunError | None:
-    """Says in a sentence what the machine or the data did to a run; None for other errors."""
+    """Returns a sentence for an error that the machine or the data caused; None for others."""
     # Keras puts pages about the graph ahead of what the system says.
     lines = [line.strip() for line in str(error).splitlines() if "; " in line]
     why = lines[0].rpartition("}} ")[2] if lines else reason(error)
@@ -149,7 +149,7 @@ class Trainer:
     folder: Path | None
 
     def __post_init__(self):
-        """Checks that the data fill batches, and reads the checkpoint to go on from."""
+        """Checks that the data fill batches, and reads the newest checkpoint."""
         recipe, accumulation = self.recipe, self.run_config.accumulation
         self.batch_size = recipe.batch_size // accumulation
         self.steps_per_epoch = self._steps_per_epoch()
@@ -194,18 +194,18 @@ class Trainer:
         return steps
 
     def train(self) -> list[dict[str, Any]]:
-        """Goes through all stages, or the part of them that is still to be done."""
+        """Trains all stages, or what an interrupted run has left of them; returns the history."""
         self.stage_end = 0
         for stage in plan_stages(self.recipe, self.image_size):
             self.stage_end += stage.epochs
-            self._begin(stage)
+            self._prepare(stage)
             if self.counter.done <= self.stage_end * self.steps_per_epoch:
-                self._train(stage)
+                self._train_stage(stage)
         if self.average:
             self.average.on_train_end()  # also where nothing was left to train
         return self.history
 
-    def _begin(self, stage: Stage) -> None:
+    def _prepare(self, stage: Stage) -> None:
         """Prepares the model for a stage."""
         if stage.dropout_rate is not None:
             for layer in self.model.layers:
@@ -227,7 +227,7 @@ class Trainer:
         # Dropout's rate is a constant of the traced step.
         self.model.train_function = self.model.test_function = None
 
-    def _train(self, stage: Stage) -> None:
+    def _train_stage(self, stage: Stage) -> None:
         if self.saved:
             self._restore()
         epoch, done = divmod(self.counter.done, self.steps_per_epoch)
@@ -273,7 +273,7 @@ class Trainer:
         return callbacks
 
     def _variables(self) -> dict[str, Any]:
-        """All that changes while a run goes, by name; the metrics apart."""
+        """Returns all variables that training changes, by name, except the metrics'."""
         metrics = {id(variable) for variable in self.model.metrics_variables}
         return run_checkpoints.variables_of(
             model=[v for v in self.model.variables if id(v) not in metrics],
@@ -282,7 +282,7 @@ class Trainer:
         )
 
     def _metrics(self) -> dict[str, Any]:
-        """The metrics' sums over the epoch so far."""
+        """Returns the metrics' sums over the epoch so far."""
         return run_checkpoints.variables_of(metrics=self.model.metrics_variables)
 
     def save(self) -> None:
@@ -305,14 +305,15 @@ class Trainer:
         # Metrics have no variables before their first batch.
         size = self.model.input_shape[1] or self.model.input_shape[2] or 32
         count = distribution.devices_here()
-        blank = np.zeros((count, size, size, self.model.input_shape[-1]), np.uint8)
-        self.model.test_on_batch(blank, np.zeros((count, *self.model.output_shape[1:])))
+        images = np.zeros((count, size, size, self.model.input_shape[-1]), np.uint8)
+        labels = np.zeros((count, *self.model.output_shape[1:]), np.float32)
+        self.model.test_on_batch(images, labels)
         self.model.test_function = None  # later batches have other shapes
         run_checkpoints.restore({**self._variables(), **self._metrics()}, tensors)
         self.epoch_metrics = {name: tensors[name] for name in self._metrics()}
 
     def restore_metrics(self) -> None:
-        """Gives an interrupted epoch the sums it had: `model.fit` begins with none."""
+        """Restores the metrics' sums of an interrupted epoch, which `model.fit` has reset."""
         for name, variable in self._metrics().items():
             if name in self.epoch_metrics:
                 variable.assign(self.epoch_metrics[name])
