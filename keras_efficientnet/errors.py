@@ -2,6 +2,7 @@
 
 import numbers
 from collections.abc import Sequence
+from typing import Any
 
 
 class InputError(ValueError):
@@ -58,11 +59,8 @@ def require_range(
     Raises:
         InputError: if it is something else.
     """
-    valid = (
-        isinstance(value, numbers.Integral if whole else numbers.Real)
-        and low <= value  # false for NaN
-        and (high is None or value <= high)
-    )
+    number: Any = value if isinstance(value, numbers.Integral if whole else numbers.Real) else None
+    valid = number is not None and number >= low and (high is None or number <= high)
     accepted = f"at least {low:g}" if high is None else f"from {low:g} to {high:,}"
     if whole:
         accepted = f"a whole number {'of ' if high is None else ''}{accepted}"

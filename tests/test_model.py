@@ -1,5 +1,7 @@
 import dataclasses
 import functools
+import inspect
+import sys
 
 import keras
 import numpy as np
@@ -185,10 +187,74 @@ def test_feature_pyramid_taps_the_last_block_of_each_stride(include_top):
     assert pyramid.get_layer("stem_conv") is model.get_layer("stem_conv")
 
 
-def test_feature_pyramid_refuses_another_model():
+def nested(network, depth=1):
+    """A classifier of doubled pixels around a network without its top."""
+    for _ in range(depth):
+        image = keras.Input((64, 64, 3))
+        features = network(keras.layers.Rescaling(2.0)(image))
+        network = keras.Model(image, features)
+    return keras.Sequential([network, keras.layers.GlobalMaxPooling2D(), keras.layers.Dense(2)])
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_feature_pyramid_descends_into_nested_models(small, randomize, depth):
+    network = randomize(ke.EfficientNet(small, include_top=False, input_shape=(64, 64, 3)))
+    expected = ke.feature_pyramid(network)
+    x = photos(2, 64, 64, 3) / 4
+    pyramid = ke.feature_pyramid(nested(network, depth))
+    assert len(pyramid.outputs) == 5
+    for ours, theirs in zip(pyramid(x), expected(x * 2.0**depth), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert {id(weight) for weight in pyramid.weights} <= {id(weight) for weight in network.weights}
+
+
+def test_feature_pyramid_follows_the_graph_of_the_model_and_no_other(small, randomize):
+    network = randomize(ke.EfficientNet(small, include_top=False, input_shape=(64, 64, 3)))
+    x = image = keras.Input((64, 64, 3), name="other_image")
+    for layer in network.layers[1:]:  # the same layers in a second graph, without skips
+        x = x if isinstance(layer, keras.layers.Add) else layer(x)
+    second = ke.feature_pyramid(keras.Model(image, x))
+    assert second.inputs[0] is image
+    assert ke.feature_pyramid(network).inputs[0] is network.inputs[0]
+
+
+def test_feature_pyramid_refuses_what_has_no_network_or_several(small):
     other = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)], name="other")
     with pytest.raises(ke.InputError, match="'other' has no EfficientNet blocks"):
         ke.feature_pyramid(other)
+    first, second = (
+        ke.EfficientNet(small, include_top=False, input_shape=(64, 64, 3), name=name)
+        for name in ("first", "second")
+    )
+    image = keras.Input((64, 64, 3))
+    joined = {
+        "ensemble": (first, second),
+        "siamese": (first, first),
+    }
+    for name, networks in joined.items():
+        outputs = [network(keras.layers.Rescaling(2.0)(image)) for network in networks]
+        model = keras.Model(image, keras.layers.Add()(outputs), name=name)
+        with pytest.raises(
+            ke.InputError, match=f"'{name}' calls 2 EfficientNets .*model.get_layer\\('first'\\)"
+        ):
+            ke.feature_pyramid(model)
+
+
+def test_deep_networks_build_and_load():
+    # Keras follows a graph by recursion, and Python stops at 1,000 calls, fewer than V2-XL has
+    # layers. Both are smaller here.
+    stages = (StageSpec("mbconv", 2, 3, 1, 8, 8, 40, se_ratio=0.0),)
+    variant = VariantSpec("deep", stages, 1.0, 1.0, 32, 0.0, stem_filters=8, head_filters=8)
+    limit, depth = sys.getrecursionlimit(), len(inspect.stack(0))
+    sys.setrecursionlimit(depth + 250)
+    try:
+        model = build_without_values(variant)
+        with keras.StatelessScope():
+            copy = keras.Model.from_config(model.get_config())
+    finally:
+        sys.setrecursionlimit(limit)
+    assert len(copy.layers) == len(model.layers) > 350
+    assert copy.count_params() == ke.cost.network_cost(variant).parameters
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 3), (33, 47, 3), (32, 90, 1), (40, 40, 4)])
