@@ -10,7 +10,15 @@ from mkdocs.structure.files import File, Files
 from keras_efficientnet.cli import group
 
 PACKAGE = "keras_efficientnet"
-NOT_LISTED = {"cli", "files", "gradients", "native_logs", "plot_style", "run_folder"}
+NOT_LISTED = {
+    "cli",
+    "files",
+    "gradients",
+    "native_logs",
+    "plot_style",
+    "run_folder",
+    "variable_names",
+}
 """Modules that are of no use by themselves."""
 
 
