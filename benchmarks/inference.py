@@ -4,12 +4,12 @@
     python benchmarks/inference.py --variant B0 --json figures.json
 
 The predictor's LiteRT file, and `model.predict`, a `tf.function`, ONNX Runtime and OpenVINO
-with the same weights each run in a process of their own and take turns, so that what else
-runs on the machine weighs on all alike. Ratios are taken within a turn. Every one must
-first give the Keras model's output; timm's network, in PyTorch with channels last, has
-weights of its own. One image is measured, on one core and on all of them (TensorFlow: on
-all), and a batch of 32. ONNX Runtime and OpenVINO get a file with a batch of 1 for one
-image, and one with a free batch for the batch.
+with the same weights each run in a process of their own, and are measured in interleaved
+rounds, so that what else runs on the machine weighs on all alike. Ratios are taken within a
+round. Every one must first give the Keras model's output; timm's network, in PyTorch with
+channels last, has weights of its own. One image is measured, on one core and on all of them
+(TensorFlow: on all), and a batch of 32. ONNX Runtime and OpenVINO get a file with a batch of 1
+for one image, and one with a free batch for the batch.
 """
 
 import argparse
@@ -29,7 +29,12 @@ import numpy as np
 from peers import timm_network
 
 import keras_efficientnet as ke
-from keras_efficientnet.deploy.benchmarking import processor, ratios, serve, take_turns
+from keras_efficientnet.deploy.benchmarking import (
+    measure_interleaved,
+    processor,
+    ratios,
+    serve_model,
+)
 from keras_efficientnet.deploy.runtime import available_cores
 
 BATCH = 32
@@ -47,13 +52,13 @@ Run = Callable[[np.ndarray], Any]
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--variant", default="B0", help="default: %(default)s")
-    parser.add_argument("--repeats", type=int, default=50, help="turns; default: %(default)s")
+    parser.add_argument("--repeats", type=int, default=50, help="rounds; default: %(default)s")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--serve", nargs=3, metavar=("NAME", "THREADS", "DIR"), help="internal")
     options = parser.parse_args()
     if options.serve:
         name, threads, folder = options.serve
-        serve(partial(load, name, int(threads), Path(folder)), BATCH)
+        serve_model(partial(load, name, int(threads), Path(folder)), BATCH)
         return
     with tempfile.TemporaryDirectory() as folder:
         export(options.variant, Path(folder))
@@ -64,7 +69,7 @@ def main():
             for name, (_, chooses) in LOADERS.items()
             if chooses or threads == available_cores()
         }
-        figures = take_turns(commands, options.repeats)
+        figures = measure_interleaved(commands, options.repeats)
     report = {
         "variant": options.variant,
         "processor": processor(),
@@ -197,16 +202,16 @@ LOADERS: dict[str, tuple[Callable[[Path, int], Run], bool]] = {
 
 def compare(figures: dict):
     """Yields the figures of each peer with our speed over its own at as many threads."""
-    turns = ("turns_ms", "turns_images_per_second")
+    rounds = ("rounds_ms", "rounds_images_per_second")
     for (name, threads), peer in figures.items():
         ours = figures[OURS, threads]
-        kept = {key: value for key, value in peer.items() if key not in turns}
+        kept = {key: value for key, value in peer.items() if key not in rounds}
         yield {
             "name": name,
             "threads": threads,
             **kept,
-            "ours_is_faster": ratios(peer["turns_ms"], ours["turns_ms"]),
-            "ours_is_faster_on_batches": ratios(*(each[turns[1]] for each in (ours, peer))),
+            "ours_is_faster": ratios(peer["rounds_ms"], ours["rounds_ms"]),
+            "ours_is_faster_on_batches": ratios(*(each[rounds[1]] for each in (ours, peer))),
         }
 
 
@@ -220,13 +225,13 @@ def print_report(report: dict) -> None:
         latency = row["latency_ms"]
         print(
             f"{row['name']:17} {row['threads']:7} {latency['min']:7.2f} {latency['p50']:7.2f}"
-            f"{told(row['ours_is_faster']):>19} {TARGETS.get(row['name'], ''):>4} "
+            f"{shown(row['ours_is_faster']):>19} {TARGETS.get(row['name'], ''):>4} "
             f"{row['images_per_second']:10.1f}"
-            f"{told(row['ours_is_faster_on_batches']):>19} {BATCH_TARGETS.get(row['name'], ''):>4}"
+            f"{shown(row['ours_is_faster_on_batches']):>19} {BATCH_TARGETS.get(row['name'], ''):>4}"
         )
 
 
-def told(ratio: dict[str, float]) -> str:
+def shown(ratio: dict[str, float]) -> str:
     return f"{ratio['median']:.2f} ({ratio['lowest']:.2f}-{ratio['highest']:.2f})"
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: networks of other packages, processes in turns, and reports."""
+"""What the benchmarks share: networks of other packages, interleaved processes, and reports."""
 
 import argparse
 import importlib.metadata
@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from keras_efficientnet.deploy.benchmarking import processor, ratios, running
+from keras_efficientnet.deploy.benchmarking import processor, ratios
+from keras_efficientnet.deploy.fresh_interpreter import start_worker
 from keras_efficientnet.deploy.runtime import available_cores
 
 Step = Callable[[], float]
 """One step of training on one batch, which returns the loss."""
-# What every network learns with.
+# What every network is trained with.
 LEARNING_RATE, MOMENTUM = 1e-3, 0.9
 CLOCKS = {"wall": time.perf_counter, "CPU": time.process_time}
 
@@ -88,12 +89,12 @@ def torch_step(
 
 
 def serving(script: str, name: str, options: argparse.Namespace) -> list[str]:
-    """Returns the command of a process that serves a peer: this script, with its options."""
+    """Returns the command of a worker that measures a peer: this script, with its options."""
     return [sys.executable, script, "--serve", name, "--options", json.dumps(vars(options))]
 
 
 def parse(parser: argparse.ArgumentParser, serve: Callable[[str, Any], None] | None = None) -> Any:
-    """Reads a script's options; in a process started by `serving`, serves and does not return."""
+    """Reads a script's options; in a worker started by `serving`, runs it and does not return."""
     parser.add_argument("--json", metavar="FILE", help="write all figures to this file")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--options", type=json.loads, help=argparse.SUPPRESS)
@@ -105,9 +106,9 @@ def parse(parser: argparse.ArgumentParser, serve: Callable[[str, Any], None] | N
 
 
 def timed(step: Callable[[], Any], count: int) -> Callable[[], list[dict[str, float]]]:
-    """Returns what measures so many steps: the seconds of each, by the wall's clock and the CPU's.
+    """Returns a function that measures so many steps: the seconds of each, by wall and CPU clock.
 
-    The CPU's, of all threads, says what a step costs on a machine that is busy with other work.
+    CPU time, of all threads, says what a step costs on a machine that is busy with other work.
     """
 
     def measure():
@@ -124,21 +125,23 @@ def timed(step: Callable[[], Any], count: int) -> Callable[[], list[dict[str, fl
 def take_turns(
     commands: Mapping[str, list[str]], repeats: int
 ) -> dict[str, tuple[Any, dict[str, list[float]]]]:
-    """Has processes that answer "step" by `timed` take turns: what else runs weighs on all alike.
+    """Measures workers that respond to "step" by `timed`, one after the other in each turn.
+
+    What else runs on the machine weighs on all alike.
 
     Returns:
-        For each what it said when it had loaded, and by each clock the median seconds of a
-        step in each turn.
+        For each its response to loading, and by each clock the median seconds of a step in each
+        turn.
     """
     with ExitStack() as stack:
-        peers = {name: stack.enter_context(running(cmd)) for name, cmd in commands.items()}
-        turns = {name: {clock: [] for clock in CLOCKS} for name in peers}
+        workers = {name: stack.enter_context(start_worker(cmd)) for name, cmd in commands.items()}
+        turns = {name: {clock: [] for clock in CLOCKS} for name in workers}
         for _ in tqdm(range(repeats), "Measuring", unit="turn", leave=False, disable=None):
-            for name, peer in peers.items():
-                steps = peer.ask("step")
+            for name, worker in workers.items():
+                steps = worker.request("step")
                 for clock, found in turns[name].items():
                     found.append(statistics.median(step[clock] for step in steps))
-        return {name: (peer.loaded, turns[name]) for name, peer in peers.items()}
+        return {name: (worker.loaded, turns[name]) for name, worker in workers.items()}
 
 
 def row(

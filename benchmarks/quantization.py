@@ -1,12 +1,13 @@
-"""Ways to quantize one trained network, side by side: fidelity, size and latency.
+"""Quantization methods on one trained network, side by side: fidelity, size and latency.
 
     pip install -e ".[bench]"
-    python benchmarks/int8_search.py --data folder:flowers --weights b0.npz --json figures.json
+    python benchmarks/quantization.py --data folder:flowers --weights b0.npz --json figures.json
 
 The network is EfficientNet-B0 up to the squeeze-and-excitation of block 7a, with a linear
 head fitted on the training images' features: swish, squeeze-and-excitation and ImageNet
-weights, without training. Ranges come from 200 training images and all figures from the
-held-out ones. Latencies are those of one image, measured in turns, over the float file's.
+weights, without training. Ranges come from 100 training images, the search sees training images
+alone, and all figures come from the held-out ones. Latencies are those of one image, measured in
+interleaved rounds, over the float file's.
 `--lite DATA` adds a Lite0 trained here, by the recipe "small".
 """
 
@@ -15,6 +16,7 @@ import importlib.metadata
 import json
 import os
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +29,17 @@ from rich.console import Console
 from rich.table import Table
 
 import keras_efficientnet as ke
-from keras_efficientnet.deploy import int8_search
 from keras_efficientnet.deploy.benchmarking import processor
+from keras_efficientnet.deploy.calibration import CalibrationSet
+from keras_efficientnet.deploy.int8_quantizer import plain_int8
+from keras_efficientnet.deploy.int8_search import SearchImages, quantize_int8
 from keras_efficientnet.deploy.quantization_aware import fine_tune
 from keras_efficientnet.deploy.runtime import available_cores
 from keras_efficientnet.native_logs import suppress_native_logs
 
+SIZE, CROP = 224, 0.875
 PACKAGES = ("ai-edge-litert", "ai-edge-quantizer", "keras", "tensorflow")
 FEATURES = "block7a_se"
-CALIBRATION_IMAGES = 200
 # Operators that the converter's debugger ranks worst and that are then kept in float.
 WORST_OPERATORS = 20
 
@@ -57,7 +61,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         data = ke.data.load(options.data)
         network = probe(options.weights, data)
-        files = quantize_in_every_way(network, data, Path(folder), options.qat_epochs)
+        files = quantize_by_every_method(network, data, Path(folder), options.qat_epochs)
         report["B0"] = measure(files, data, options.repeats)
     if options.lite:
         report["Lite0"] = lite(options.lite)
@@ -66,8 +70,8 @@ def main():
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
-def prepared(examples, size: int = 224, limit: int = 10**6) -> tuple[np.ndarray, np.ndarray]:
-    return ke.data.evaluation_arrays(examples, size, 0.875, limit)
+def prepared(examples) -> tuple[np.ndarray, np.ndarray]:
+    return ke.data.evaluation_arrays(examples, SIZE, CROP, 10**6)
 
 
 def probe(weights: str, data: ke.data.Dataset) -> keras.Model:
@@ -93,24 +97,23 @@ def probe(weights: str, data: ke.data.Dataset) -> keras.Model:
     return model
 
 
-def quantize_in_every_way(
+def quantize_by_every_method(
     model: keras.Model, data: ke.data.Dataset, folder: Path, qat_epochs: int
 ) -> dict[str, Path]:
-    images = prepared(data.train, limit=CALIBRATION_IMAGES)[0].astype(np.float32)
-    images[0, 0, 0], images[0, 0, 1] = 0, 255  # a step of the input is one of a pixel
-    check = prepared(data.test)[0].astype(np.float32)
+    calibration = CalibrationSet.from_dataset(data, SIZE, CROP, training=True)
+    images = calibration.range_images.astype(np.float32)
     content = converted(model)
-    tuned = converted(fine_tune(model, prepared(data.train)[0].astype(np.float32), qat_epochs))
-    ours, _ = int8_search.quantize_int8(content, images, check)
+    tuned = fine_tune(model, calibration.training_images, qat_epochs, range_images=images)
+    ours, _ = quantize_int8(content, SearchImages.of(calibration))
     contents = {
         "float32": content,
         "float16": converted(model, types=[tf.float16]),
         "dynamic range": converted(model, types=[]),
         "int8, converter": converted(model, images),
         "int8, converter, worst operators float": converted(model, images, debug=True),
-        "int8, our ranges": int8_search.plain_int8(content, images),
+        "int8, our ranges": plain_int8(content, images),
         "int8, our ranges and search": ours,
-        f"int8, our ranges, {qat_epochs} epochs of QAT": int8_search.plain_int8(tuned, images),
+        f"int8, our ranges, {qat_epochs} epochs of QAT": plain_int8(converted(tuned), images),
     }
     files = {}
     for index, (name, content) in enumerate(contents.items()):
@@ -185,12 +188,9 @@ def measure(files: dict[str, Path], data: ke.data.Dataset, repeats: int) -> list
 
 def lite(data: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        report = ke.train(data, "Lite0", output=Path(folder, "lite0"))
-    return {
-        "data": data,
-        "images": report["test_images"],
-        **{key: report[key] for key in ("test_accuracy", "agreement", "quantization")},
-    }
+        export = ke.train(data, "Lite0", output=Path(folder, "lite0")).export
+    files = {file.number_format: asdict(file) for file in export.files if file.format == "tflite"}
+    return {"data": data, "images": export.images, **files}
 
 
 def show(report: dict[str, Any]) -> None:
@@ -206,9 +206,8 @@ def show(report: dict[str, Any]) -> None:
         found = report["Lite0"]
         print(
             f"Lite0 on {found['data']}, {found['images']} held-out images: int8 agrees on "
-            f"{found['agreement']['tflite_int8']:.1%}, accuracy "
-            f"{found['test_accuracy']['tflite_int8']:.1%} against "
-            f"{found['test_accuracy']['tflite_float32']:.1%}."
+            f"{found['int8']['agreement']:.1%}, accuracy {found['int8']['accuracy']:.1%} against "
+            f"{found['float32']['accuracy']:.1%}."
         )
 
 

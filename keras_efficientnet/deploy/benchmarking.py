@@ -64,10 +64,9 @@ def benchmark(
         require(value >= 1, name, value, "at least 1")
     if not models:
         raise InputError("benchmark needs at least one model file.")
+    command = [sys.executable, "-m", __name__]
     commands = {
-        (str(Path(model)), count): [
-            *(sys.executable, "-m", __name__, str(model), str(count), str(batch)),
-        ]
+        (str(Path(model)), count): [*command, str(model), str(count), str(batch)]
         for model in models
         for count in counts
     }

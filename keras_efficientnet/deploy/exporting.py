@@ -5,7 +5,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from keras_efficientnet.data import sources
-from keras_efficientnet.data.dataset import Dataset, LeftOut
+from keras_efficientnet.data.dataset import Dataset
 from keras_efficientnet.deploy import model_card
 from keras_efficientnet.deploy.benchmarking import single_image_latency
 from keras_efficientnet.deploy.calibration import CalibrationSet
@@ -52,8 +52,13 @@ from keras_efficientnet.task import get_task
 Format = Literal["keras", "saved_model", "tflite", "onnx"]
 FORMATS: tuple[Format, ...] = ("keras", "saved_model", "tflite", "onnx")
 CalibrationLike = CalibrationSet | Dataset | Callable[[], Dataset] | str | np.ndarray | None
-"""A calibration set or what one is made of: a data set, a function that opens one, its name, or
-prepared images `[count, size, size, channels]` in 0-255."""
+"""A calibration set or what one is made of.
+
+From a data set, its name, or a function that opens one, training images calibrate int8 and int16x8,
+and held-out images compare the files; a classifier of as many classes that has no class names takes
+the data's, and its crop. Of an array of prepared images `[count, size, size, channels]` in 0-255,
+every fifth is held out. Without any, random pixels compare the files.
+"""
 
 
 def export(
@@ -81,14 +86,10 @@ def export(
             `model.onnx` into.
         formats: one or several of `"keras"`, `"saved_model"`, `"tflite"` and `"onnx"`.
         quantize: number formats of the .tflite files, see `export_tflite`.
-        calibration: see `CalibrationLike`. Training images of a data set calibrate int8 and
-            int16x8, and its held-out images compare the files; a classifier of as many classes
-            that has no class names takes the data's, and its crop. Of an array, a fifth is held
-            out. Without any, random pixels compare the files.
+        calibration: images to calibrate with and to compare on, see `CalibrationLike`.
         description: a description of the model, with its class names, or single fields of one,
             as in `{"class_names": names}`. What it leaves open is taken from the file or the model.
-        options: what is asked of the files: how often an int8 file must agree with the model,
-            whether to fine-tune for it, and the batch; `ExportOptions()` if None.
+        options: what is asked of the files; `ExportOptions()` if None.
         overwrite: replace existing files.
 
     Raises:
@@ -101,33 +102,17 @@ def export(
     _check_request(directory, targets, calibration, overwrite)
     exportable = open_exportable(model, description)
     _check_source(exportable, targets, options)
-    if isinstance(calibration, str):
-        calibration = sources.load(calibration)
-    elif callable(calibration):
-        calibration = calibration()
-    left_out: tuple[LeftOut, ...] = ()
-    if isinstance(calibration, Dataset):
-        left_out = calibration.left_out
-        exportable = _named(exportable, calibration, description)
-    images = _calibration_set(calibration, exportable, training=options.qat_epochs > 0)
+    data = _opened(calibration)
+    if isinstance(data, Dataset):
+        exportable = _named(exportable, data, description)
+    images = _calibration_set(data, exportable, training=options.qat_epochs > 0)
     warnings = _warnings(exportable, targets, images)
-    for warning in warnings:
-        print(f"Warning: {warning}", file=sys.stderr)
     job = _Job(directory, targets, images, options, overwrite)
     # A SavedModel is TensorFlow's own on any backend.
     here = keras.backend.backend() == "tensorflow" or exportable.model is None
-    written = (_write_files if here else _write_in_tensorflow)(exportable, job)
-    report = ExportReport(
-        directory=str(directory),
-        files=written.files,
-        failed=written.failed,
-        images=len(images.gate_images),
-        compared_on=images.compared_on,
-        source_accuracy=written.source_accuracy,
-        preprocessing=exportable.description.preprocessing,
-        left_out=left_out,
-        warnings=tuple(warnings),
-    )
+    report = (_write_files if here else _write_in_tensorflow)(exportable, job)
+    left_out = data.left_out if isinstance(data, Dataset) else ()
+    report = replace(report, left_out=left_out, warnings=warnings)
     if report.files:
         model_card.update(directory / model_card.FILE_NAME, exportable, report)
     if report.failed:
@@ -153,13 +138,6 @@ class _Job:
     images: CalibrationSet
     options: ExportOptions
     overwrite: bool
-
-
-@dataclass(frozen=True)
-class _Written:
-    files: tuple[ExportedFile, ...]
-    failed: tuple[FailedFile, ...]
-    source_accuracy: float | None
 
 
 def _targets(formats: Any, quantize: Any) -> tuple[_Target, ...]:
@@ -226,6 +204,13 @@ def _check_source(
         raise InputError("A SavedModel cannot be fine-tuned; export the .keras file instead.")
 
 
+def _opened(calibration: CalibrationLike) -> CalibrationSet | Dataset | np.ndarray | None:
+    """Opens a data set that is given by its name or as a function."""
+    if isinstance(calibration, str):
+        return sources.load(calibration)
+    return calibration() if callable(calibration) else calibration
+
+
 def _named(
     exportable: ExportableModel, data: Dataset, description: DescriptionLike
 ) -> ExportableModel:
@@ -271,7 +256,8 @@ def _calibration_set(
 
 def _warnings(
     exportable: ExportableModel, targets: Sequence[_Target], images: CalibrationSet
-) -> list[str]:
+) -> tuple[str, ...]:
+    """Returns what may be wrong with the files, and prints it before they are made."""
     warnings = []
     if _calibrated(targets):
         warnings += images.doubts(exportable.output_shape[0] if exportable.classifies else 0)
@@ -282,10 +268,12 @@ def _warnings(
             "takes raw pixels in 0-255; if it takes others, say which (ModelDescription's "
             "pixel_mean and pixel_std)."
         )
-    return warnings
+    for warning in warnings:
+        print(f"Warning: {warning}", file=sys.stderr)
+    return tuple(warnings)
 
 
-def _write_files(exportable: ExportableModel, job: _Job) -> _Written:
+def _write_files(exportable: ExportableModel, job: _Job) -> ExportReport:
     """Writes the files one by one, and puts those in place that the gate lets pass."""
     images, labels = job.images.gate_images, job.images.gate_labels
     description, task = exportable.description, get_task(exportable.description.task)
@@ -303,8 +291,15 @@ def _write_files(exportable: ExportableModel, job: _Job) -> _Written:
             if not isinstance(error, InputError | RuntimeError | OSError):
                 traceback.print_exception(error)
             failed.append(FailedFile(target.name, str(error)))
-    accuracy = None if labels is None else float(task.correct(expected, labels).mean())
-    return _Written(tuple(files), tuple(failed), accuracy)
+    return ExportReport(
+        directory=str(job.directory),
+        files=tuple(files),
+        failed=tuple(failed),
+        images=len(images),
+        compared_on=job.images.compared_on,
+        source_accuracy=None if labels is None else float(task.correct(expected, labels).mean()),
+        preprocessing=description.preprocessing,
+    )
 
 
 def _write_file(converter: LiteConverter, target: _Target, job: _Job, gate: Gate) -> ExportedFile:
@@ -343,7 +338,7 @@ def _convert(
     return None
 
 
-def _write_in_tensorflow(exportable: ExportableModel, job: _Job) -> _Written:
+def _write_in_tensorflow(exportable: ExportableModel, job: _Job) -> ExportReport:
     """Calls `_write_files` in a fresh interpreter, for a model of another backend."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.keras")
@@ -353,5 +348,5 @@ def _write_in_tensorflow(exportable: ExportableModel, job: _Job) -> _Written:
         return call(_write_from, path, job, **environment)
 
 
-def _write_from(path: Path, job: _Job) -> _Written:
+def _write_from(path: Path, job: _Job) -> ExportReport:
     return _write_files(open_exportable(path), job)

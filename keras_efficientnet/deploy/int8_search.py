@@ -34,6 +34,10 @@ from keras_efficientnet.task import SINGLE_LABEL, Task
 
 # A swish whose equalization gains less than this, in dB, is left as it is: it would cost time.
 MIN_GAIN = 0.2
+# Equalization goes on up to this signal-to-noise ratio of the logits, in dB, even where agreement
+# is reached: it is counted on training images, of which a network is surer than of others, so that
+# rounding changes fewer decisions on them. Errors of a tenth of the logits change few on any.
+MIN_SIGNAL_TO_NOISE = 20.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +56,11 @@ class SearchImages:
 
     @classmethod
     def of(
-        cls, calibration: CalibrationSet, network_input: Callable[[np.ndarray], np.ndarray]
+        cls,
+        calibration: CalibrationSet,
+        network_input: Callable[[np.ndarray], np.ndarray] = np.asarray,
     ) -> "SearchImages":
-        """Takes a calibration set's parts, and prepares them for a network."""
+        """Takes a calibration set's parts, and turns pixels into what a network takes."""
         return cls(
             network_input(calibration.range_images),
             network_input(calibration.ranking_images),
@@ -111,6 +117,7 @@ class _Candidate:
 
     content: bytes
     agreement: float
+    signal_to_noise: float
     swishes: tuple[Swish, ...]
     parts: tuple[str, ...]
     equalized: tuple[Equalized, ...] = ()
@@ -142,16 +149,21 @@ class _Search:
         self.classifies = self.expected.ndim == 2 and self.expected.shape[1] > 1
 
     def find(self, aim: float) -> _Candidate:
-        """Returns the first candidate that reaches an agreement, or else the best one."""
-        best = last = self._try_candidate((), ())
-        for extensions in (self._equalize, self._keep_float):
-            if best.agreement >= aim:
-                break
-            for candidate in extensions(last):
-                best, last = max(best, candidate, key=lambda each: each.agreement), candidate
-                if best.agreement >= aim:
+        """Returns the first candidate that agrees as often as is aimed for, or else the best one.
+
+        Equalization, which costs little, goes on until the logits are near enough as well.
+        """
+        best = candidate = self._try_candidate((), ())
+        if not self.classifies or not aim:
+            return candidate
+        for extend, least in ((self._equalize, MIN_SIGNAL_TO_NOISE), (self._keep_float, -np.inf)):
+            extended = extend(candidate)
+            while candidate.agreement < aim or candidate.signal_to_noise < least:
+                if (following := next(extended, None)) is None:
                     break
-        return best
+                candidate = following
+                best = max(best, candidate, key=lambda each: each.agreement)
+        return candidate if candidate.agreement >= aim else best
 
     def _equalize(self, candidate: _Candidate) -> Iterator[_Candidate]:
         """Equalizes one more swish at a time, those first that gain most for the time they cost."""
@@ -174,9 +186,8 @@ class _Search:
     def _keep_float(self, candidate: _Candidate) -> Iterator[_Candidate]:
         """Keeps one more part in float32 at a time, those first that gain most."""
         swishes = candidate.swishes
-        here = self._signal_to_noise(swishes, ())
         gains = {
-            part: self._signal_to_noise(swishes, (part,)) - here
+            part: self._signal_to_noise(swishes, (part,)) - candidate.signal_to_noise
             for part in tqdm(self.parts, "Ranking parts", leave=False, disable=None)
         }
         for part in sorted(self.parts, key=lambda part: -gains[part]):
@@ -201,7 +212,7 @@ class _Search:
             agreement=candidate.agreement if self.classifies else None,
             min_agreement=min_agreement,
             images=len(self.images.agreement),
-            signal_to_noise=self._signal_to_noise(candidate.swishes, candidate.parts),
+            signal_to_noise=candidate.signal_to_noise,
             equalized=candidate.equalized,
             float_parts=candidate.float_parts,
             latency=relative_latency(candidate.content, self.content, self.images.ranges[0]),
@@ -215,7 +226,8 @@ class _Search:
         if self.classifies:
             scores = run(content, self.images.agreement)
             agreement = float(self.task.agree(scores, self.expected).mean())
-        return _Candidate(content, agreement, swishes, parts)
+        noise = self._signal_to_noise(swishes, parts)
+        return _Candidate(content, agreement, noise, swishes, parts)
 
     def _quantized(self, swishes: tuple[Swish, ...], parts: tuple[str, ...], logits: bool) -> bytes:
         graph = Graph(self.content)

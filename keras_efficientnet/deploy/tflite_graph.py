@@ -1,12 +1,12 @@
-"""The operators of a LiteRT file, and the rewriting that makes swish bear 8 bits.
+"""The operators of a LiteRT file, and channel equalization through a swish.
 
-An 8-bit tensor has one step for all its channels. After a swish the channels differ by a
-factor of up to a hundred, and the small ones are rounded away. As swish is not linear,
+An 8-bit tensor has one step size for all its channels. After a swish the channels differ by a
+factor of up to a hundred, and the small ones are rounded to zero. As swish is not linear,
 scaling a channel ahead of it and back behind it changes the network, which is why the usual
-equalization across layers stops here. Written as `x * sigmoid(x)` it can be done:
+cross-layer equalization stops here. Written as `x * sigmoid(x)` it can be done:
 
-    x' = s x           the convolution's own weights, for nothing
-    z = x' / s         one more product, for the sigmoid alone, which 8 bits hold well
+    x' = s x           in the convolution's own weights, at no cost
+    z = x' / s         one more product, for the sigmoid alone, which 8 bits represent well
     y' = x' sigmoid(z) = s y
     the next convolution's weights are divided by s
 
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-# Largest factor of a channel. Its inverses are steps of 1/64, which 8 bits hold exactly.
+# Largest factor of a channel. Its inverses are steps of 1/64, which 8 bits represent exactly.
 MAX_SCALE = 64
 INVERSE = "_inverse_scale"
 UNSCALED = "_unscaled"
@@ -45,7 +45,7 @@ class Swish:
 
 
 class Graph:
-    """A LiteRT network to look into and to change.
+    """A LiteRT network that can be inspected and changed.
 
     Args:
         content: of a .tflite file with one graph.
@@ -73,9 +73,9 @@ class Graph:
     def parts(self) -> dict[str, list[str]]:
         """Returns the operators, by the names of their outputs, of each part of the network.
 
-        A part is the stem, a block or the head, and `rest` whatever no layer of this
-        package's networks is named in. The last operator belongs to none: what it gives
-        has to be in 8 bits.
+        A part is the stem, a block or the head, and `rest` every operator that is named after no
+        layer of this package's networks. The last operator belongs to none: its output has to
+        be in 8 bits.
         """
         parts: dict[str, list[str]] = {}
         for operator in self._graph.operators:
@@ -113,7 +113,7 @@ class Graph:
         }
 
     def equalizable(self) -> list[Swish]:
-        """Returns the swishes that `equalize` can do something for, in order."""
+        """Returns the swishes whose channels `equalize` can scale, in order."""
         found = []
         for x, _, _ in self._swishes():
             name, shape = self._name(x), [int(size) for size in self._tensor(x).shape]
@@ -159,7 +159,7 @@ class Graph:
             sigmoid.inputs = [unscaled]
 
     def strip_softmax(self) -> None:
-        """Takes a softmax at the end away."""
+        """Removes a softmax at the end."""
         (output,) = self._graph.outputs
         last = self._producer(output)
         if last is not None and self._is(last, "SOFTMAX"):
@@ -170,9 +170,9 @@ class Graph:
                     entry.tensorIndex = last.inputs[0]
 
     def biased(self) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
-        """Yields of each convolution with a bias its input's and kernel's names.
+        """Yields the names of input and kernel of each convolution with a bias.
 
-        And for each output channel the kernel's largest absolute value and the bias, both
+        With them, for each output channel, the kernel's largest absolute value and the bias, both
         with as many axes as the kernel.
         """
         for operator in self._graph.operators:
@@ -188,7 +188,7 @@ class Graph:
             yield source, name, largest, bias.reshape(largest.shape)
 
     def take_uint8(self) -> None:
-        """Makes an int8 network take and give uint8."""
+        """Changes input and output of an int8 network to uint8."""
         kinds = self._schema.TensorType
         for indices, prepend in ((self._graph.inputs, True), (self._graph.outputs, False)):
             (inner,) = indices
@@ -221,7 +221,7 @@ class Graph:
                         yield x, sigmoid, product
 
     def _around(self, x: int) -> tuple[Any, list[Any], list[int]] | None:
-        """Follows the channels of a swish's input through all that leaves them apart.
+        """Follows the channels of a swish's input through all that does not mix them.
 
         Returns:
             The convolution ahead, those behind, and the tensors between them; None where

@@ -2,8 +2,8 @@
 
 It is a second flatbuffer inside the file, by the schema of
 https://github.com/tensorflow/tflite-support/blob/master/tensorflow_lite_support/metadata/metadata_schema.fbs,
-and a zip archive of "associated files" behind the network. Both packages that write it want
-far more than writing it takes.
+and a zip archive of "associated files" behind the network. It is written here because both
+packages that could do it have far more dependencies than it takes.
 """
 
 import io
