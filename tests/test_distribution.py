@@ -282,6 +282,13 @@ def weights_of(model_file, folder):
     return found
 
 
+def history_of(run):
+    with (run / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row.pop("stage") for row in rows} == {"train"}
+    return [{name: float(value) for name, value in row.items()} for row in rows]
+
+
 @needs_jax
 @needs_flowers
 @pytest.mark.jax
@@ -338,13 +345,7 @@ def test_the_command_over_two_processes_survives_the_loss_of_one(photos, tmp_pat
     files = {file["name"]: file for file in report["export"]["files"]}
     assert files["model_float32.tflite"]["agreement"] == files["saved_model"]["agreement"] == 1
     assert report["export"]["source_accuracy"] == expected["export"]["source_accuracy"]
-    histories = []
-    for folder in (alone, first):
-        with (folder / "flowers" / "history.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        assert {row.pop("stage") for row in rows} == {"train"}
-        histories.append([{name: float(value) for name, value in row.items()} for row in rows])
-    assert_same_history(*histories)
+    assert_same_history(*(history_of(folder / "flowers") for folder in (alone, first)))
     weights, same = (
         weights_of(folder / "flowers" / "model.keras", folder) for folder in (alone, first)
     )
