@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ from keras_efficientnet.training import distribution
 from keras_efficientnet.training.planning import describe_recipe, plan_stages
 from keras_efficientnet.training.recipes import Recipe
 from keras_efficientnet.training.recipes import recipe as get_recipe
-from keras_efficientnet.training.trainer import RunConfig, fit
+from keras_efficientnet.training.trainer import RunConfig, dtype_policy, fit
 from keras_efficientnet.weights import load_weights, structure
 
 OUTPUT_ROOT = Path("saved_models")
@@ -282,17 +281,6 @@ def _load(model: keras.Model, weights: str, recipe: Recipe) -> Recipe:
     first = next(layer.name for layer in model.layers if fresh & set(map(id, layer.weights)))
     tuning = dataclasses.replace(recipe.fine_tuning, fresh_from=first)
     return dataclasses.replace(recipe, fine_tuning=tuning)
-
-
-@contextlib.contextmanager
-def dtype_policy(precision: str) -> Iterator[None]:
-    """Sets the dtype policy of networks built inside the context."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def _make_deterministic() -> None:

@@ -22,7 +22,6 @@ from filelock import FileLock, Timeout
 from keras_efficientnet.data.dataset import Dataset
 from keras_efficientnet.data.images import prepare
 from keras_efficientnet.errors import InputError, require
-from keras_efficientnet.run import dtype_policy
 from keras_efficientnet.study.row_files import write_rows
 from keras_efficientnet.study.scalable_networks import (
     ScalableNetwork,
@@ -31,6 +30,7 @@ from keras_efficientnet.study.scalable_networks import (
     network_cost,
 )
 from keras_efficientnet.training import Recipe, RunConfig, distribution, fit, plan_stages
+from keras_efficientnet.training.trainer import dtype_policy
 
 # Held-out images in memory at once.
 EVALUATION_CHUNK = 1024

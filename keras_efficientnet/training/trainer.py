@@ -1,8 +1,10 @@
 """The training loop: stages of `model.fit` that can be interrupted and resumed at any batch."""
 
+import contextlib
 import importlib.util
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +122,17 @@ def fit(
         raise explained from error
     finally:
         trainer.bar.close()
+
+
+@contextlib.contextmanager
+def dtype_policy(precision: str) -> Iterator[None]:
+    """Sets the dtype policy of networks built inside the context."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _explained(error: Exception) -> RunError | None:
