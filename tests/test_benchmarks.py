@@ -81,6 +81,14 @@ def test_scaling_cost(run, tmp_path):
     assert "batch 4" in printed
 
 
+@pytest.mark.slow
+def test_weight_loading(run):
+    report, printed = run("weight_loading", "--variant", "B0", "--repeats", 1)
+    assert names(report) == [("load B0", "keras.applications")]
+    assert min(report["copies_in_memory"].values()) > 0.5
+    assert "Copies of the weights in memory: keras_efficientnet" in printed
+
+
 @pytest.mark.exhaustive
 def test_startup(run):
     report, _ = run("startup", "--build", "B0", "--export", "B0", "--turns", 1)
