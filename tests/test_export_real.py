@@ -140,7 +140,7 @@ def test_files_that_are_served_are_classified_as_the_predictor_does(flowers, tmp
 
 @slow
 def test_the_page_on_serving_shows_what_the_tool_shows(tmp_path):
-    page = Path(__file__).parents[1] / "docs" / "serving.md"
+    page = Path(__file__).parents[1] / "docs" / "guides" / "servers.md"
     names = ["daisy", "dandelion", "roses", "sunflowers", "tulips"]
     model = ke.EfficientNetB0(classes=5)
     deploy.export_saved_model(model, tmp_path / "served", {"class_names": names})
