@@ -1,9 +1,12 @@
 """Folders as people have them: what is read, what is left out, and that the summary says so."""
 
+import itertools
 import os
+import shutil
 import unicodedata
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -11,16 +14,22 @@ from keras_efficientnet import InputError
 from keras_efficientnet.data import sources
 from keras_efficientnet.data.images import SUFFIXES
 
+NUMBERS = itertools.count()
+
 
 def write(root, *files, count=1):
-    """Writes images and other files; a name that ends in / is a folder of `count` images."""
+    """Writes images and other files; a name that ends in / is a folder of `count` images.
+
+    No two images are alike.
+    """
     for file in files:
         names = [f"{file}{index}.png" for index in range(count)] if file[-1] == "/" else [file]
         for name in names:
             path = root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix in SUFFIXES:
-                Image.new("RGB", (4, 4)).save(path)
+                colour = np.uint32(next(NUMBERS)).tobytes()[:3]
+                Image.new("RGB", (4, 4), tuple(colour)).save(path)
             else:
                 path.write_text("no image")
 
@@ -232,3 +241,23 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert load("~/photos").class_names == ("cat", "dog")
+
+
+def test_held_out_images_that_are_also_trained_on_are_named(tmp_path):
+    write(tmp_path, *classes("train", "val"), count=5)
+    assert load(tmp_path).notes == ()
+    train, copy = tmp_path / "train" / "dog" / "2.png", tmp_path / "val" / "cat" / "copy.png"
+    shutil.copy(train, copy)
+    assert load(tmp_path).notes == (
+        f"1 held-out images are identical to training images, such as {copy} to {train}.",
+    )
+
+
+@pytest.mark.parametrize("holdout", [0.01, 0.25, 0.5, 0.99])
+def test_a_share_is_held_out_and_every_class_is_on_both_sides(tmp_path, holdout):
+    write(tmp_path, "cat/", "dog/", count=10)
+    data = load(tmp_path, holdout=holdout)
+    assert len(data.test) == min(max(2, round(holdout * 20)), 18)
+    for labels in (data.train.labels, data.test.labels):
+        assert set(labels) == {0, 1}
+    assert data.split == f"{100 * holdout:g} % of each class held out"

@@ -294,7 +294,7 @@ def test_csv_rows_that_repeat_a_file_count_once(tmp_path):
     again = [f"./red/../red/0.png,red\n{tmp_path}/red/1.png,red"]
     data: Any = sources.load(write_csv(tmp_path, "path,label\n" + "\n".join([*rows(), *again])))
     assert len(data.train) + len(data.test) == 10
-    assert data.summary.notes == ("Ignored 2 rows that repeat another row.",)
+    assert "Ignored 2 rows that repeat another row." in data.summary.notes
 
 
 def test_csv_with_three_splits_names_the_rows_that_are_not_used(tmp_path):

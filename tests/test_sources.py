@@ -22,7 +22,7 @@ def test_digits_are_split_once_and_for_all():
         for image in everything
     ]
     original = load_digits()
-    order = np.concatenate(stratified_split(original.target, 360))
+    order = np.concatenate(stratified_split(original.target, 0.2))
     # Enlarging rings a little, but each image is still nearest to the one it was made of.
     found = np.stack(shrunk)[:, None, ..., 0][::50] / 255 * 16
     distance = np.abs(found - original.images[None]).sum((2, 3))
@@ -41,3 +41,12 @@ def test_unknown_sources_are_refused(source):
 def test_splits_go_with_tfds_only():
     with pytest.raises(InputError, match="tfds:NAME"):
         sources.load("digits", train_split="train")
+
+
+def test_the_share_of_held_out_images_can_be_set():
+    data = sources.load("digits", holdout=0.5)
+    assert data.summary.images == {"train": 898, "test": 899}
+    assert data.split == "50 % of each class held out"
+    for holdout in (0, 1, -0.1, float("nan")):
+        with pytest.raises(InputError, match=r"^holdout=.* must be between 0 and 1"):
+            sources.load("digits", holdout=holdout)

@@ -38,12 +38,21 @@ def data_options(flag: str, help_text: str, **settings: Any) -> Callable:
             help="Fail on an image that cannot be decoded instead of leaving it out.",
         )
         @click.option(
+            "--holdout",
+            type=float,
+            default=0.2,
+            show_default=True,
+            help="Share of each class to hold out where the data have no held-out split.",
+        )
+        @click.option(
             "--classes-are-folders",
             is_flag=True,
             help="With folder: take folders called train, test and the like for classes.",
         )
         @wraps(command)
-        def with_data(source, train_split, test_split, strict_data, classes_are_folders, **options):
+        def with_data(source, train_split, test_split, strict_data, **options):
+            reading = {name: options.pop(name) for name in ("holdout", "classes_are_folders")}
+
             def load_data():
                 from keras_efficientnet.data import sources
 
@@ -52,7 +61,7 @@ def data_options(flag: str, help_text: str, **settings: Any) -> Callable:
                     train_split=train_split,
                     test_split=test_split,
                     strict=strict_data,
-                    classes_are_folders=classes_are_folders,
+                    **reading,
                 )
                 click.echo(data.summary.describe(), err=True)
                 return data

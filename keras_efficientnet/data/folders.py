@@ -8,7 +8,7 @@ from pathlib import Path
 
 from keras_efficientnet.data.dataset import LeftOut
 from keras_efficientnet.data.images import SUFFIXES
-from keras_efficientnet.data.splits import HELD_OUT, SPLITS, split_of
+from keras_efficientnet.data.splits import SPLITS, split_of
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.files import is_text
 
@@ -135,7 +135,7 @@ def class_name(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def read_splits(root: Path, walk: Walk) -> tuple[Listing, Listing | None, str]:
+def read_splits(root: Path, walk: Walk) -> tuple[Listing, Listing | None, str | None]:
     """Finds the splits and classes of a folder.
 
     Args:
@@ -143,7 +143,7 @@ def read_splits(root: Path, walk: Walk) -> tuple[Listing, Listing | None, str]:
         walk: that keeps account of what is left out.
 
     Returns:
-        The training images, the held-out images or None, and how the split came about.
+        The training images; and the held-out images and how the split came about, or None.
 
     Raises:
         InputError: if the splits are ambiguous, or a folder cannot be read.
@@ -154,7 +154,7 @@ def read_splits(root: Path, walk: Walk) -> tuple[Listing, Listing | None, str]:
         walk.remarks.append(f"Read {root}, the only folder there.")
     splits = {} if walk.classes_are_folders else _split_folders(root, folders, walk)
     if not splits:
-        return walk.classes(root), None, HELD_OUT
+        return walk.classes(root), None, None
     beside = tuple(folder for name, folder in splits.items() if name != "train")
     train = walk.classes(splits["train"], beside)
     if splits["train"] == root:
@@ -165,7 +165,7 @@ def read_splits(root: Path, walk: Walk) -> tuple[Listing, Listing | None, str]:
     for folder in folders:
         if folder not in splits.values():
             walk.leave_out(folder, "lies beside the folders of the splits.")
-    held_out, split = None, HELD_OUT
+    held_out, split = None, None
     for folder in beside:
         if held_out:
             walk.leave_out(folder, f"is not used, because {beside[0].name} is held out.")

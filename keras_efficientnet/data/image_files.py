@@ -1,8 +1,8 @@
 """Data sets of image files: in a folder for each class, or listed in a CSV file."""
 
 import csv
+import hashlib
 import io
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +16,8 @@ from keras_efficientnet.data.dataset import Dataset, FileExamples, ImageFile, Le
 from keras_efficientnet.data.folders import Listing, Walk, class_name, read_splits
 from keras_efficientnet.data.splits import (
     ACCEPTED,
-    HELD_OUT,
-    HELD_OUT_FRACTION,
+    HOLDOUT,
+    describe_holdout,
     split_of,
     stratified_split,
 )
@@ -27,15 +27,21 @@ from keras_efficientnet.errors import InputError
 ORIENTATION_TAG = 0x0112
 
 
-def from_folder(root: Path, strict: bool = False, classes_are_folders: bool = False) -> Dataset:
+def from_folder(
+    root: Path,
+    strict: bool = False,
+    holdout: float = HOLDOUT,
+    classes_are_folders: bool = False,
+) -> Dataset:
     """Opens a folder that has one folder of images for each class.
 
     If it has folders of splits instead, such as `train` and `val` (see `splits.split_of`),
-    these have the class folders. Without a held-out split, a fifth of each class is held out.
+    these have the class folders. Without a held-out split, a share of each class is held out.
 
     Args:
         root: of all.
         strict: see `sources.load`.
+        holdout: see `sources.load`.
         classes_are_folders: see `sources.load`.
 
     Raises:
@@ -52,20 +58,23 @@ def from_folder(root: Path, strict: bool = False, classes_are_folders: bool = Fa
             f"Data folder {str(root)!r} must have one folder of images for each of at least two "
             f"classes; it has {len(train)}{found}{reasons}."
         )
-    return _from_listings(f"folder:{root}", root.resolve().name, (train, test), split, walk, strict)
+    return _from_listings(
+        f"folder:{root}", root.resolve().name, (train, test), split, walk, strict, holdout
+    )
 
 
-def from_csv(file: Path, strict: bool = False) -> Dataset:
+def from_csv(file: Path, strict: bool = False, holdout: float = HOLDOUT) -> Dataset:
     """Opens a CSV file that names images and their classes.
 
     It has a header with the columns `path` and `label`, in any order and beside others.
     Relative paths begin at the file's own folder. A column `split` may say `train`, `val` or
-    `test`, in any usual spelling; without it, or if all rows say `train`, a fifth of each
+    `test`, in any usual spelling; without it, or if all rows say `train`, a share of each
     class is held out.
 
     Args:
         file: in UTF-8.
         strict: see `sources.load`.
+        holdout: see `sources.load`.
 
     Raises:
         InputError: see `sources.load`; of a bad row, with the number of its line.
@@ -93,13 +102,13 @@ def from_csv(file: Path, strict: bool = False) -> Dataset:
             f"CSV file {str(file)!r} must name training images of at least two classes; it names "
             f"{len(train)}."
         )
-    test, split = None, HELD_OUT
+    test, split = None, None
     if held_out := [name for name in ("val", "test") if name in listings]:
         test, split = listings[held_out[0]], f"rows marked train and {held_out[0]}"
     for name in held_out[1:]:
         rows = sum(map(len, listings[name].values()))
         walk.leave_out(file, f"has {rows} rows marked {name}; those marked val are held out.")
-    return _from_listings(f"csv:{file}", file.stem, (train, test), split, walk, strict)
+    return _from_listings(f"csv:{file}", file.stem, (train, test), split, walk, strict, holdout)
 
 
 def _rows(file: Path) -> Iterator[tuple[int, Path, str, str]]:
@@ -142,9 +151,10 @@ def _from_listings(
     source: str,
     name: str,
     listings: tuple[Listing, Listing | None],
-    split: str,
+    split: str | None,
     walk: Walk,
     strict: bool,
+    holdout: float,
 ) -> Dataset:
     """Makes a data set of files that may be unreadable."""
     train, test = listings
@@ -171,7 +181,12 @@ def _from_listings(
         _examples(source, class_names, listing, checked) for listing in (train, test or {})
     )
     if test is None:
-        readable, held_out = _hold_out(readable, class_names)
+        readable, held_out = _hold_out(readable, class_names, holdout)
+    if identical := _identical(readable.paths, held_out.paths):
+        walk.remarks.append(
+            f"{len(identical)} held-out images are identical to training images, such as "
+            f"{identical[0][1]} to {identical[0][0]}."
+        )
     return Dataset(
         name=slug(name),
         source=source,
@@ -180,7 +195,7 @@ def _from_listings(
         test=held_out,
         crop_fraction=images.PHOTO_CROP_FRACTION,
         mirror=True,
-        split=split,
+        split=split or describe_holdout(holdout),
         left_out=(*walk.left_out, *unusable),
         notes=walk.notes(),
     )
@@ -224,13 +239,31 @@ def _examples(
 
 
 def _hold_out(
-    examples: FileExamples, class_names: tuple[str, ...]
+    examples: FileExamples, class_names: tuple[str, ...], share: float
 ) -> tuple[FileExamples, FileExamples]:
     counts = np.bincount(examples.labels, minlength=len(class_names))
     _require_two(dict(zip(class_names, counts.tolist(), strict=True)))
-    test_count = max(len(class_names), math.ceil(HELD_OUT_FRACTION * len(examples)))
-    train, test = stratified_split(examples.labels, test_count)
+    train, test = stratified_split(examples.labels, share)
     return examples.subset(train), examples.subset(test)
+
+
+def _identical(train: list[Path], held_out: list[Path]) -> list[tuple[Path, Path]]:
+    """Returns each held-out file with a training file of the same bytes."""
+    train_sizes, held_out_sizes = (
+        [path.stat().st_size for path in paths] for paths in (train, held_out)
+    )
+    shared = set(train_sizes) & set(held_out_sizes)  # others need not be read
+    train, held_out = (
+        [path for path, size in zip(paths, sizes, strict=True) if size in shared]
+        for paths, sizes in ((train, train_sizes), (held_out, held_out_sizes))
+    )
+    known = dict(zip(in_threads(_digest, train), train, strict=True))
+    digests = zip(held_out, in_threads(_digest, held_out), strict=True)
+    return [(known[digest], path) for path, digest in digests if digest in known]
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
 
 
 def _require_two(counts: dict[str, int]) -> None:

@@ -1,6 +1,5 @@
 """Data sets by name: `digits`, `folder:DIR`, `csv:FILE` and `tfds:NAME`."""
 
-import math
 import os
 from pathlib import Path
 
@@ -8,8 +7,8 @@ import numpy as np
 
 from keras_efficientnet.data import image_files, images, tfds
 from keras_efficientnet.data.dataset import ArrayExamples, Dataset
-from keras_efficientnet.data.splits import HELD_OUT, HELD_OUT_FRACTION, stratified_split
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.data.splits import HOLDOUT, describe_holdout, stratified_split
+from keras_efficientnet.errors import InputError, require
 
 # At 32 pixels, the last stages would have one pixel and batch normalization few samples.
 DIGITS_IMAGE_SIZE = 48
@@ -21,6 +20,7 @@ def load(
     train_split: str | None = None,
     test_split: str | None = None,
     strict: bool = False,
+    holdout: float = HOLDOUT,
     classes_are_folders: bool = False,
 ) -> Dataset:
     """Opens a data set.
@@ -31,6 +31,7 @@ def load(
         test_split: likewise for the held-out images.
         strict: refuse a folder or CSV file with images that cannot be decoded, instead of
             leaving them out and naming them in `Dataset.left_out`.
+        holdout: share of each class to hold out where the data have no held-out split.
         classes_are_folders: with `folder:`, take folders called train, test and the like for
             classes.
 
@@ -38,6 +39,7 @@ def load(
         InputError: if the source is unknown, missing or empty, or has no image of a class
             that can be decoded.
     """
+    require(0 < holdout < 1, "holdout", holdout, "between 0 and 1")
     kind, _, rest = source.partition(":")
     if kind != "tfds" and (train_split or test_split):
         raise InputError(f"Split names go with tfds:NAME data, not with {source!r}.")
@@ -45,17 +47,17 @@ def load(
         raise InputError(f"--classes-are-folders goes with folder:DIR data, not with {source!r}.")
     path = Path(os.path.expanduser(rest))
     if source == "digits":
-        return _digits()
+        return _digits(holdout)
     if kind == "folder" and rest:
-        return image_files.from_folder(path, strict, classes_are_folders)
+        return image_files.from_folder(path, strict, holdout, classes_are_folders)
     if kind == "csv" and rest:
-        return image_files.from_csv(path, strict)
+        return image_files.from_csv(path, strict, holdout)
     if kind == "tfds" and rest:
-        return tfds.from_name(rest, train_split, test_split)
+        return tfds.from_name(rest, train_split, test_split, holdout)
     raise InputError(f"Unknown data {source!r}; use digits, folder:DIR, csv:FILE or tfds:NAME.")
 
 
-def _digits() -> Dataset:
+def _digits(holdout: float) -> Dataset:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -64,7 +66,7 @@ def _digits() -> Dataset:
     pixels = np.stack(
         [images.prepare(images.read(image), DIGITS_IMAGE_SIZE, 1.0) for image in grey]
     )
-    train, test = stratified_split(digits.target, math.ceil(HELD_OUT_FRACTION * len(pixels)))
+    train, test = stratified_split(digits.target, holdout)
     return Dataset(
         name="digits",
         source="digits",
@@ -74,5 +76,5 @@ def _digits() -> Dataset:
         crop_fraction=1.0,
         mirror=False,
         image_size=DIGITS_IMAGE_SIZE,
-        split=HELD_OUT,
+        split=describe_holdout(holdout),
     )

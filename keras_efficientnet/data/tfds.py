@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from keras_efficientnet.data import images
 from keras_efficientnet.data.dataset import Dataset, slug
-from keras_efficientnet.data.splits import HELD_OUT_FRACTION, split_of
+from keras_efficientnet.data.splits import HOLDOUT, split_of
 from keras_efficientnet.data.threads import in_threads
 from keras_efficientnet.errors import InputError, reason
 
@@ -18,13 +18,19 @@ SHUFFLE_BUFFER = 10_000
 """Size of the buffer that shuffles an epoch, in records; a gigabyte for ImageNet."""
 
 
-def from_name(name: str, train_split: str | None = None, test_split: str | None = None) -> Dataset:
+def from_name(
+    name: str,
+    train_split: str | None = None,
+    test_split: str | None = None,
+    holdout: float = HOLDOUT,
+) -> Dataset:
     """Opens a data set of the catalogue, and downloads and prepares it if necessary.
 
     Args:
         name: such as `"cifar10"` or `"imagenet2012:5.1.0"`.
         train_split: see `from_builder`.
         test_split: likewise.
+        holdout: likewise.
 
     Raises:
         InputError: if there is none of that name; also see `from_builder`.
@@ -35,7 +41,7 @@ def from_name(name: str, train_split: str | None = None, test_split: str | None 
         builder = tfds.builder(name)
     except Exception as error:  # many types, one for each way of not finding a data set
         raise InputError(f"tensorflow-datasets cannot open {name!r}: {reason(error)}.") from error
-    return from_builder(builder, f"tfds:{name}", train_split, test_split)
+    return from_builder(builder, f"tfds:{name}", train_split, test_split, holdout)
 
 
 def from_builder(
@@ -43,6 +49,7 @@ def from_builder(
     source: str | None = None,
     train_split: str | None = None,
     test_split: str | None = None,
+    holdout: float = HOLDOUT,
 ) -> Dataset:
     """Makes a data set of a tensorflow-datasets builder, and prepares it if necessary.
 
@@ -52,7 +59,8 @@ def from_builder(
         source: for `Dataset.source`; `tfds:NAME` if None.
         train_split: training images; the split called `train` if None.
         test_split: held-out images; the split called `validation` or `test` if None, or
-            20 % of the training split where there is neither.
+            a share of the training split where there is neither.
+        holdout: this share, rounded to whole percents.
 
     Raises:
         InputError: if it does not map images to classes, cannot be prepared, or has no
@@ -77,7 +85,7 @@ def from_builder(
         by_hand = " ".join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").split())
         why = f"{reason(error)} {by_hand}".strip().rstrip(".")
         raise InputError(f"tensorflow-datasets cannot prepare {builder.name!r}: {why}.") from error
-    train_split, test_split = _split_names(builder, train_split, test_split)
+    train_split, test_split = _split_names(builder, train_split, test_split, holdout)
     return Dataset(
         name=slug(builder.name),
         source=source or f"tfds:{builder.name}",
@@ -173,7 +181,7 @@ def _content(record):
     return image, 1, label
 
 
-def _split_names(builder, train: str | None, test: str | None) -> tuple[str, str]:
+def _split_names(builder, train: str | None, test: str | None, holdout: float) -> tuple[str, str]:
     available = list(builder.info.splits)
     usual: dict[str | None, str] = {split_of(name): name for name in reversed(available)}
     if not available:
@@ -183,7 +191,7 @@ def _split_names(builder, train: str | None, test: str | None) -> tuple[str, str
     if train is None:
         train = usual.get("train") or str(available[0])
         if test is None:
-            percent = round(100 * HELD_OUT_FRACTION)
+            percent = min(max(round(100 * holdout), 1), 99)
             train, test = f"{train}[{percent}%:]", f"{train}[:{percent}%]"
     if test is None:
         raise InputError(
