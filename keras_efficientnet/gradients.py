@@ -1,16 +1,16 @@
-"""Ways through a training step that take TensorFlow less time and memory on a CPU.
+"""CPU-optimized gradients for training with TensorFlow, in less time and memory.
 
-Values and gradients are those of the plain operations to float32's rounding. What each way
+Values and gradients are those of the plain operations to float32's rounding. What each of them
 gains, and what gained nothing, is in `benchmarks/README.md`.
 
-- `swish`: its gradient is one compiled loop. Behind a batch normalization that loop
-  normalizes anew, so that a step does not keep the normalized values.
-- What swish behind a batch normalization and squeeze-and-excitation give is computed anew for the
-  gradients of the layers below, instead of being kept.
-- `squeeze_excite`: the product's and the mean's gradients meet in one compiled loop.
-- `pointwise`: a 1x1 convolution is a matrix product, whose gradients are products as well.
+- `swish`: its gradient is one loop, compiled by XLA. Behind a batch normalization that loop
+  recomputes the normalized values, so that a step does not keep them.
+- Rematerialization: the outputs of swish behind a batch normalization, and of
+  squeeze-and-excitation, are recomputed for the gradients of the layers that follow.
+- `squeeze_excite`: the gradients of the product and of the mean are added in one compiled loop.
+- `pointwise`: a 1x1 convolution is a matrix product, and so are its gradients.
 - `depthwise`: oneDNN is slow at the gradient of kernels more than three columns wide, so a
-  5x5 kernel's is made of two of 5x3.
+  5x5 kernel's is put together from two of 5x3.
 """
 
 import functools
@@ -24,36 +24,36 @@ import tensorflow as tf
 _TILE_COLUMNS = 3
 _TILE_STARTS = (0, 2)
 
-# A batch normalization's images, mean, variance, scale, offset and epsilon.
+# Of a batch normalization's images, mean, variance, scale, offset and epsilon.
 _NORM_RANKS = (4, 1, 1, 1, 1, 0)
 
-# The attribute of a tensor with the function that computes it anew.
-_ANEW = "_anew"
+# The attribute of a tensor with the function that recomputes it.
+_RECOMPUTE = "_recompute"
 
 
 def applies_to(images: Any) -> bool:
-    """Whether these ways are open: float32 images in a graph that runs where they were measured.
+    """Whether the fast path applies: to float32 images in a graph on Linux without accelerator.
 
-    That is Linux without an accelerator. Eager tensors take the plain way, as do layouts and
-    precisions that gain nothing or were not measured.
+    Eager tensors and other precisions take the plain operations: they gain nothing, or were
+    not measured.
     """
     return (
         not tf.executing_eagerly()
         and len(images.shape) == 4
         and images.dtype == tf.float32
-        and on_a_cpu()
+        and on_cpu()
     )
 
 
 @functools.cache
-def on_a_cpu() -> bool:
-    """Whether TensorFlow runs where these ways were measured."""
+def on_cpu() -> bool:
+    """Whether TensorFlow runs on what the fast path was measured on: a CPU under Linux."""
     devices = tf.config.list_physical_devices()
     return sys.platform == "linux" and {device.device_type for device in devices} == {"CPU"}
 
 
 def biased_variance(unbiased: Any, images: Any) -> Any:
-    """Returns the variance of channels that Keras keeps, from the one TensorFlow's kernel gives."""
+    """Returns the variance that Keras keeps, from the unbiased one of TensorFlow's fused kernel."""
     count = tf.cast(tf.size(images) // images.shape[-1], tf.float32)
     return unbiased * (tf.maximum(count - 1.0, 1.0) / count)
 
@@ -64,40 +64,40 @@ def _compiled(*ranks: int) -> Callable:
     return tf.function(input_signature=signature, autograph=False, jit_compile=True)
 
 
-def _anew(x: Any, after: Any) -> Any:
-    """Returns `x`, computed anew if it can be, so that the step need not keep it until now.
+def _recomputed(x: Any, after: Any) -> Any:
+    """Returns `x`, recomputed where possible, so that the step need not keep it until now.
 
-    That is once for all gradients that ask, and not before `after` is there: or it would be
-    computed as soon as it can be, and kept.
+    It is recomputed once for all gradients that need it, and not before the tensor `after`
+    exists: TensorFlow would do it as early as possible, and keep the result.
     """
-    again = getattr(x, _ANEW, None)
-    return again(after) if again else x
+    recompute = getattr(x, _RECOMPUTE, None)
+    return recompute(after) if recompute else x
 
 
-def _can_be_had_anew(x: Any, compute: Callable) -> Any:
-    """Lets the gradients of what follows have `x` by `compute(after)` instead of keeping it."""
+def _rematerializable(x: Any, compute: Callable[[Any], Any]) -> Any:
+    """Lets the gradients of what follows recompute `x` by `compute(after)`."""
     made = {}
 
-    def again(after):
+    def recompute(after):
         if after.graph not in made:
             with tf.control_dependencies([after]):
                 made[after.graph] = tf.ensure_shape(compute(after), shape)
         return made[after.graph]
 
     shape = x.shape
-    setattr(x, _ANEW, again)
+    setattr(x, _RECOMPUTE, recompute)
     return x
 
 
 def swish(x: Any) -> Any:
     """`x * sigmoid(x)` of images `[batch, height, width, channels]`."""
-    of_normalized = _batch_norm_of(x)
+    from_norm = _from_batch_norm(x)
 
     @tf.custom_gradient
     def activate(x):
         def gradient(upstream):
-            if of_normalized:
-                slope = of_normalized(_normalized_swish_gradient, upstream)
+            if from_norm:
+                slope = from_norm(_normalized_swish_gradient, upstream)
             else:
                 slope = _swish_gradient(x, upstream)
             return tf.ensure_shape(slope, x.shape)
@@ -105,9 +105,9 @@ def swish(x: Any) -> Any:
         return tf.nn.silu(x), gradient
 
     outputs = activate(x)
-    if not of_normalized:
+    if not from_norm:
         return outputs
-    return _can_be_had_anew(outputs, lambda after: of_normalized(_normalized_swish))
+    return _rematerializable(outputs, lambda after: from_norm(_normalized_swish))
 
 
 def _slope(x, upstream):
@@ -134,13 +134,16 @@ def _normalized_swish(*norm):
     return x * tf.sigmoid(x)
 
 
-def _batch_norm_of(x: Any) -> Callable | None:
-    """Returns what computes functions of `x` from what `x` was made of, if that is kept anyway.
+def _from_batch_norm(x: Any) -> Callable | None:
+    """Returns what computes functions of a batch normalization's output `x` from its inputs.
 
-    The kernel of `layers.BatchNormalization` keeps its input for its own gradient.
+    The kernel of `layers.BatchNormalization` keeps these for its own gradient anyway. None if
+    `x` is not from such a kernel in training.
     """
     operation = x.op
     if operation.type != "FusedBatchNormV3" or not operation.get_attr("is_training"):
+        return None
+    if operation.get_attr("data_format") != b"NHWC":
         return None
     inputs, scale, offset = operation.inputs[:3]
     _, mean, unbiased = operation.outputs[:3]
@@ -149,14 +152,14 @@ def _batch_norm_of(x: Any) -> Callable | None:
     def compute(function, *others):
         @tf.custom_gradient
         def run(inputs, scale, offset, *others):
-            def gradient(change):  # for those who differentiate twice: the statistics move as well
+            def gradient(upstream):  # of the second order, where the statistics change as well
                 arguments = inputs, scale, offset, *others
                 with tf.GradientTape() as tape:
                     tape.watch(arguments)
                     means, variances = tf.nn.moments(inputs, (0, 1, 2))
                     norm = inputs, means, variances, scale, offset, epsilon
                     result = function.python_function(*norm, *others)
-                return tape.gradient([result], arguments, [change])
+                return tape.gradient([result], arguments, [upstream])
 
             variance = biased_variance(unbiased, inputs)
             norm = inputs, mean, variance, scale, offset, tf.constant(epsilon)
@@ -172,8 +175,8 @@ def squeeze_excite(x: Any, weights: list[Any], activation: Callable) -> Any:
 
     Args:
         x: images.
-        weights: kernel `[1, 1, channels, filters]` and bias of the bottleneck, and of the way
-            back.
+        weights: kernel `[1, 1, channels, filters]` and bias of the bottleneck, then kernel
+            `[1, 1, filters, channels]` and bias of the gate.
         activation: of the bottleneck.
     """
 
@@ -193,9 +196,9 @@ def squeeze_excite(x: Any, weights: list[Any], activation: Callable) -> Any:
             with tf.GradientTape() as tape:
                 tape.watch((mean, *weights))
                 gate = gate_of(mean, *weights)
-            to_gate = tf.reduce_sum(upstream * _anew(x, upstream), (1, 2))
-            found: Any = tape.gradient([gate], (mean, *weights), [to_gate])
-            to_mean, *to_weights = found
+            to_gate = tf.reduce_sum(upstream * _recomputed(x, upstream), (1, 2))
+            gradients: Any = tape.gradient([gate], (mean, *weights), [to_gate])
+            to_mean, *to_weights = gradients
             share = to_mean / tf.cast(tf.shape(upstream)[1] * tf.shape(upstream)[2], tf.float32)
             to_images = _excite_gradient(upstream, gate, share)
             return tf.ensure_shape(to_images, images.shape), *to_weights
@@ -203,7 +206,9 @@ def squeeze_excite(x: Any, weights: list[Any], activation: Callable) -> Any:
         return images * gate[:, None, None, :], gradient
 
     outputs = weigh(x, *weights)
-    return _can_be_had_anew(outputs, lambda after: _anew(x, after) * gates[0][:, None, None, :])
+    return _rematerializable(
+        outputs, lambda after: _recomputed(x, after) * gates[0][:, None, None, :]
+    )
 
 
 @_compiled(4, 2, 2)
@@ -218,11 +223,11 @@ def pointwise(x: Any, kernel: Any) -> Any:
     @tf.custom_gradient
     def convolve(images, kernel):
         def gradient(upstream):
-            changes = tf.reshape(upstream, (-1, filters))
-            to_pixels = tf.matmul(changes, kernel[0, 0], transpose_b=True)
+            slopes = tf.reshape(upstream, (-1, filters))
+            to_pixels = tf.matmul(slopes, kernel[0, 0], transpose_b=True)
             to_images = tf.reshape(to_pixels, (*tf.unstack(tf.shape(upstream))[:3], channels))
-            pixels = tf.reshape(_anew(x, upstream), (-1, channels))
-            to_kernel = tf.matmul(pixels, changes, transpose_a=True)[None, None]
+            pixels = tf.reshape(_recomputed(x, upstream), (-1, channels))
+            to_kernel = tf.matmul(pixels, slopes, transpose_a=True)[None, None]
             return tf.ensure_shape(to_images, images.shape), to_kernel
 
         pixels = tf.matmul(tf.reshape(images, (-1, channels)), kernel[0, 0])
@@ -248,7 +253,7 @@ def depthwise(x: Any, kernel: Any, stride: int) -> Any:
             to_images = tf.nn.depthwise_conv2d_backprop_input(
                 tf.shape(images), kernel, upstream, strides, "SAME"
             )
-            to_kernel = _kernel_gradient(_anew(x, upstream), upstream, stride)
+            to_kernel = _kernel_gradient(_recomputed(x, upstream), upstream, stride)
             return tf.ensure_shape(to_images, images.shape), to_kernel
 
         return tf.nn.depthwise_conv2d(images, kernel, strides, "SAME"), gradient
@@ -263,7 +268,7 @@ def _kernel_gradient(x, upstream, stride: int):
         missing = max((-(-length // stride) - 1) * stride + size - length, 0)
         padding.append((missing // 2, missing - missing // 2))
     paddings = tf.constant([(0, 0), *padding, (0, 0)])
-    # Or it would be padded as soon as it is there, and the copies kept until now.
+    # Without it TensorFlow would pad as soon as the images exist, and keep the copies until now.
     with tf.control_dependencies([upstream]):
         padded = tf.pad(x, paddings)
     reach = (-(-width // stride) - 1) * stride + _TILE_COLUMNS

@@ -5,20 +5,25 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import InputError, require, require_choice, require_range
 
 _register = keras.saving.register_keras_serializable(package="keras_efficientnet")
 
 
-def _fast(images: Any, training: bool | None) -> Any:
-    """Returns the module `gradients` where a training step can go its ways, else None."""
-    if not training or keras.backend.backend() != "tensorflow":
-        return None
-    if keras.config.image_data_format() != "channels_last":
+def _fast_path(images: Any, training: bool | None, data_format: str = "channels_last") -> Any:
+    """Returns the module `gradients` where a training step can use it, else None."""
+    if not training or data_format != "channels_last" or keras.backend.backend() != "tensorflow":
         return None
     from keras_efficientnet import gradients
 
     return gradients if gradients.applies_to(images) else None
+
+
+def _data_format(given: str | None) -> str:
+    """Returns the layout of a layer's images: its own, or Keras' setting when it is made."""
+    data_format = keras.config.image_data_format() if given is None else given
+    require_choice("data_format", data_format, ("channels_last", "channels_first"))
+    return data_format
 
 
 @_register
@@ -26,7 +31,7 @@ class Swish(keras.layers.Layer):
     """`x * sigmoid(x)`, elementwise (Ramachandran et al., https://arxiv.org/abs/1710.05941)."""
 
     def call(self, inputs, training=None):
-        fast = _fast(inputs, training)
+        fast = _fast_path(inputs, training)
         return fast.swish(inputs) if fast else ops.silu(inputs)
 
     def compute_output_shape(self, input_shape):
@@ -35,7 +40,7 @@ class Swish(keras.layers.Layer):
 
 @_register
 class SqueezeExcite(keras.layers.Layer):
-    """Weighs each channel by what all of the image says about it.
+    """Weighs each channel by a gate that is computed from the whole image.
 
     Global average, 1x1 convolution to `filters` channels with the network's activation,
     1x1 convolution back with a sigmoid, product with the input. Input and output have
@@ -47,18 +52,25 @@ class SqueezeExcite(keras.layers.Layer):
             channels that enter the *block*, not of those that enter this layer.
         activation: of the bottleneck.
         kernel_initializer: of both kernels.
+        data_format: `"channels_last"` or `"channels_first"`; Keras' setting if None. It is
+            saved with the layer.
     """
 
     def __init__(
-        self, filters: int, activation="swish", kernel_initializer="he_normal", **kwargs: Any
+        self,
+        filters: int,
+        activation="swish",
+        kernel_initializer="he_normal",
+        data_format: str | None = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if filters < 1:
-            raise InputError(f"filters={filters} must be at least 1.")
+        require_range("filters", filters, 1)
         self.filters = filters
         self.activation = keras.activations.get(activation)
         self.kernel_initializer: Any = keras.initializers.get(kernel_initializer)
-        channels_last = keras.config.image_data_format() == "channels_last"
+        self.data_format = _data_format(data_format)
+        channels_last = self.data_format == "channels_last"
         self.spatial_axes = (1, 2) if channels_last else (2, 3)
         self.channel_axis = -1 if channels_last else 1
 
@@ -79,12 +91,13 @@ class SqueezeExcite(keras.layers.Layer):
             activation=activation,
             # A clone, because an initializer with a fixed seed repeats itself.
             kernel_initializer=self.kernel_initializer.clone(),
+            data_format=self.data_format,
             dtype=self.dtype_policy,
             name=name,
         )
 
     def call(self, inputs, training=None):
-        if fast := _fast(inputs, training):
+        if fast := _fast_path(inputs, training, self.data_format):
             weights = [ops.convert_to_tensor(weight) for weight in self.weights]
             return fast.squeeze_excite(inputs, weights, self.activation)
         squeezed = ops.mean(inputs, axis=self.spatial_axes, keepdims=True)
@@ -99,12 +112,13 @@ class SqueezeExcite(keras.layers.Layer):
             "filters": self.filters,
             "activation": keras.activations.serialize(self.activation),
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "data_format": self.data_format,
         }
 
 
 @_register
 class Conv2D(keras.layers.Conv2D):
-    """Keras' convolution; in training, 1x1 kernels multiply matrices where that is faster.
+    """Keras' convolution; in training, a 1x1 kernel is a matrix product where that is faster.
 
     Variables, configuration and results are those of `keras.layers.Conv2D`.
     """
@@ -112,10 +126,9 @@ class Conv2D(keras.layers.Conv2D):
     kernel: Any
 
     def call(self, inputs, training=None):
-        plain = self.use_bias or self.groups > 1 or self.activation is not keras.activations.linear
-        if (self.kernel_size, self.strides) != ((1, 1), (1, 1)) or plain:
-            return super().call(inputs)
-        fast = _fast(inputs, training)
+        pointwise = (self.kernel_size, self.strides, self.groups) == ((1, 1), (1, 1), 1)
+        linear = self.activation is keras.activations.linear and not self.use_bias
+        fast = pointwise and linear and _fast_path(inputs, training, self.data_format)
         if not fast:
             return super().call(inputs)
         return fast.pointwise(inputs, ops.convert_to_tensor(self.kernel))
@@ -123,7 +136,7 @@ class Conv2D(keras.layers.Conv2D):
 
 @_register
 class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
-    """Keras' depthwise convolution; in training, 5x5 kernels learn in a faster way.
+    """Keras' depthwise convolution; in training, a 5x5 kernel has a faster gradient.
 
     Variables, configuration and results are those of `keras.layers.DepthwiseConv2D`.
     """
@@ -131,15 +144,14 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
     kernel: Any
 
     def call(self, inputs, training=None):
-        plain = (
-            self.use_bias
-            or self.activation is not keras.activations.linear
-            or (self.padding, self.dilation_rate, self.depth_multiplier) != ("same", (1, 1), 1)
-            or None in inputs.shape[1:3]
+        supported = (
+            (self.kernel_size, self.dilation_rate) == ((5, 5), (1, 1))
+            and self.strides[0] == self.strides[1]
+            and (self.padding, self.depth_multiplier, self.use_bias) == ("same", 1, False)
+            and self.activation is keras.activations.linear
+            and None not in inputs.shape[1:3]
         )
-        if self.kernel_size != (5, 5) or self.strides[0] != self.strides[1] or plain:
-            return super().call(inputs)
-        fast = _fast(inputs, training)
+        fast = supported and _fast_path(inputs, training, self.data_format)
         if not fast:
             return super().call(inputs)
         return fast.depthwise(inputs, ops.convert_to_tensor(self.kernel), self.strides[0])
@@ -160,8 +172,7 @@ class StochasticDepth(keras.layers.Dropout):
     """
 
     def __init__(self, rate: float, seed: int | None = None, **kwargs: Any):
-        if not 0 <= rate < 1:
-            raise InputError(f"rate={rate} must be at least 0 and below 1.")
+        require(0 <= rate < 1, "rate", rate, "at least 0 and below 1")
         super().__init__(rate, noise_shape=(None, 1, 1, 1), seed=seed, **kwargs)
 
     def get_config(self):
@@ -180,9 +191,10 @@ class Normalize(keras.layers.Layer):
     Args:
         mean: per channel, in the input's unit (0-255 for images).
         std: per channel.
+        data_format: see `SqueezeExcite`.
     """
 
-    def __init__(self, mean, std, **kwargs: Any):
+    def __init__(self, mean, std, data_format: str | None = None, **kwargs: Any):
         super().__init__(autocast=False, **kwargs)
         self.mean = [float(value) for value in mean]
         self.std = [float(value) for value in std]
@@ -191,11 +203,11 @@ class Normalize(keras.layers.Layer):
                 f"mean={self.mean} and std={self.std} must have one value for each channel, "
                 "with every std above 0."
             )
-        self.channel_axis = -1 if keras.config.image_data_format() == "channels_last" else 1
+        self.data_format = _data_format(data_format)
 
     def call(self, inputs):
         shape = [1] * len(inputs.shape)
-        shape[self.channel_axis] = len(self.mean)
+        shape[-1 if self.data_format == "channels_last" else 1] = len(self.mean)
         mean = ops.reshape(ops.convert_to_tensor(self.mean, "float32"), shape)
         inverse = ops.reshape(
             ops.convert_to_tensor([1 / value for value in self.std], "float32"), shape
@@ -207,7 +219,12 @@ class Normalize(keras.layers.Layer):
         return input_shape
 
     def get_config(self):
-        return {**super().get_config(), "mean": self.mean, "std": self.std}
+        return {
+            **super().get_config(),
+            "mean": self.mean,
+            "std": self.std,
+            "data_format": self.data_format,
+        }
 
 
 @_register

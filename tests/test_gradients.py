@@ -1,4 +1,4 @@
-"""The fast ways through a training step against the plain ones: values and gradients."""
+"""The fast path of a training step against the plain operations: values and gradients."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 import keras_efficientnet as ke
 from keras_efficientnet import gradients, layers
 
-pytestmark = pytest.mark.skipif(not gradients.on_a_cpu(), reason="they are for CPUs on Linux")
+pytestmark = pytest.mark.skipif(not gradients.on_cpu(), reason="the fast path is for CPUs on Linux")
 
 SHAPE = (3, 7, 6, 8)
 
@@ -46,7 +46,7 @@ def step(call, layers_used, x, monkeypatch=None, jit_compile=False):
     run: Any = tf.function(both, autograph=False, jit_compile=jit_compile)
     if monkeypatch:
         with monkeypatch.context() as patch:
-            patch.setattr(layers, "_fast", lambda images, training: None)
+            patch.setattr(gradients, "applies_to", lambda images: False)
             run.get_concrete_function(x)
     kinds = {operation.type for operation in run.get_concrete_function(x).graph.get_operations()}
     y, found = run(x)
@@ -54,7 +54,7 @@ def step(call, layers_used, x, monkeypatch=None, jit_compile=False):
 
 
 def assert_equal_steps(call, layers_used, x, monkeypatch, jit_compile=False):
-    """Both ways give the same; returns the kinds of operations of each."""
+    """Both paths give the same; returns the kinds of operations of each."""
     ours, fast = step(call, layers_used, x, jit_compile=jit_compile)
     expected, plain = step(call, layers_used, x, monkeypatch)
     for one, other in zip(ours, expected, strict=True):
@@ -88,7 +88,7 @@ def test_swish_behind_batch_normalization(shape, monkeypatch):
     assert compiles(fast)
 
 
-def test_a_step_that_is_compiled_as_a_whole(monkeypatch):
+def test_a_step_that_xla_compiles_as_a_whole(monkeypatch):
     norm, swish = built(layers.BatchNormalization()), layers.Swish()
     excite = built(layers.SqueezeExcite(2))
 
@@ -126,19 +126,19 @@ def test_a_block(block, monkeypatch):
     assert_equal_steps(lambda x: called(block, x)[-1], block, images(), monkeypatch)
 
 
-def test_gradients_do_not_keep_what_they_can_compute_anew(block):
+def test_gradients_recompute_what_they_need_not_keep(block):
     kept = []
 
     def loss(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            *anew, last = called(block, x)
+            *recomputable, last = called(block, x)
             total = tf.reduce_sum(last**2)
         forward = len(x.graph.get_operations())
         found = tape.gradient(total, [x, *(layer.kernel.value for layer in block[-1:])])
         backward = x.graph.get_operations()[forward:]
         used = {each.name for op in backward for each in op.inputs}
-        kept.extend(one.name for one in anew if one.name in used)
+        kept.extend(one.name for one in recomputable if one.name in used)
         return found
 
     graph_of(loss)
@@ -160,7 +160,7 @@ def test_a_block_can_be_differentiated_twice(block, monkeypatch):
         return outer.gradient(total, [x, *variables])
 
     ours = tf.function(penalty, autograph=False)(x)
-    monkeypatch.setattr(layers, "_fast", lambda images, training: None)
+    monkeypatch.setattr(gradients, "applies_to", lambda images: False)
     for one, other in zip(ours, tf.function(penalty, autograph=False)(x), strict=True):
         scale = float(tf.reduce_max(tf.abs(other)))
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * scale)
@@ -267,7 +267,7 @@ def test_half_precision_is_plain():
     assert not compiles(kinds)
 
 
-def test_a_network_learns_the_same_both_ways(small, randomize, monkeypatch):
+def test_a_network_learns_the_same_on_both_paths(small, randomize, monkeypatch):
     rng = np.random.default_rng(4)
     pixels, labels = rng.uniform(0, 255, (6, 64, 64, 3)).astype("float32"), np.arange(6) % 3
     model = randomize(ke.EfficientNet(small, classes=3, dropout_rate=0.0, drop_connect_rate=0.0))
@@ -275,7 +275,7 @@ def test_a_network_learns_the_same_both_ways(small, randomize, monkeypatch):
     results = []
     for fast in (True, False):
         if not fast:
-            monkeypatch.setattr(layers, "_fast", lambda images, training: None)
+            monkeypatch.setattr(gradients, "applies_to", lambda images: False)
         model.set_weights(before)
         model.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy")
         loss = model.train_on_batch(pixels, labels)

@@ -1,3 +1,5 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -196,7 +198,7 @@ def test_stochastic_depth_drops_whole_images_and_scales_the_rest():
     assert abs(kept.mean() - 0.7) < 5 * np.sqrt(0.3 * 0.7 / 4000)
 
 
-def test_stochastic_depth_draws_anew_each_time_and_repeats_by_seed():
+def test_stochastic_depth_draws_each_time_and_repeats_by_seed():
     x = np.ones((64, 1, 1, 1), "float32")
     layer, same = StochasticDepth(0.5, seed=3), StochasticDepth(0.5, seed=3)
     first, second = array(layer(x, training=True)), array(layer(x, training=True))
@@ -291,6 +293,34 @@ def test_squeeze_excite_averages_large_images_in_half_precision(half):
 def test_squeeze_excite_refuses_an_empty_bottleneck():
     with pytest.raises(ke.InputError, match="filters=0 must be at least 1"):
         SqueezeExcite(0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [functools.partial(SqueezeExcite, 2), functools.partial(Normalize, MEAN, STD)],
+    ids=["SqueezeExcite", "Normalize"],
+)
+@pytest.mark.usefixtures("channels_first")
+def test_the_data_format_is_stored_and_keras_setting_read_once(make):
+    made = make()
+    keras.config.set_image_data_format("channels_last")
+    assert made.get_config()["data_format"] == "channels_first"
+    copy = type(made).from_config(made.get_config())
+    x = np.random.default_rng(11).uniform(0, 255, (2, 3, 5, 4)).astype("float32")
+    given = make(data_format="channels_last")
+    for layer, pixels in ((made, x), (copy, x), (given, x.transpose(0, 2, 3, 1))):
+        layer.build(pixels.shape)
+        for weight, value in zip(layer.weights, made.weights, strict=True):
+            weight.assign(value)
+    expected = array(given(x.transpose(0, 2, 3, 1))).transpose(0, 3, 1, 2)
+    for layer in (made, copy):
+        np.testing.assert_allclose(array(layer(x)), expected, rtol=1e-5, atol=1e-5)
+    # Files of versions that did not store it follow the setting, as they did.
+    config = made.get_config()
+    del config["data_format"]
+    assert type(made).from_config(config).data_format == "channels_last"
+    with pytest.raises(ke.InputError, match="data_format='NCHW' must be one of channels_last, "):
+        make(data_format="NCHW")
 
 
 @pytest.mark.parametrize(

@@ -397,6 +397,28 @@ def test_channels_first_is_refused_without_a_gpu(small, monkeypatch):
         ke.EfficientNet(small)
 
 
+def test_a_channels_first_model_reloads_under_the_default_setting(
+    small, randomize, monkeypatch, tmp_path
+):
+    x = photos(2, 64, 75, 3)
+    twin = randomize(ke.EfficientNet(small, classes=5, input_shape=(64, 75, 3)))
+    with monkeypatch.context() as patch:  # CPUs have the kernels where oneDNN is
+        patch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["GPU"])
+        keras.config.set_image_data_format("channels_first")
+        try:
+            model = ke.EfficientNet(small, classes=5, input_shape=(3, 64, 75))
+        finally:
+            keras.config.set_image_data_format("channels_last")
+    model.set_weights(twin.get_weights())
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    expected = outputs_of(twin, x)
+    for found in (model, loaded):
+        np.testing.assert_allclose(
+            outputs_of(found, x.transpose(0, 3, 1, 2)), expected, rtol=1e-4, atol=1e-6
+        )
+
+
 @pytest.mark.parametrize("half", ["float16", "bfloat16"])
 def test_mixed_precision_trains_and_keeps_a_float32_classifier(small, policy, half):
     policy(f"mixed_{half}")
