@@ -1,36 +1,18 @@
 """Evaluation: matched by class names, counted by class, the same in batches of any size."""
 
-import keras
 import numpy as np
 import pytest
-from PIL import Image
 
 import keras_efficientnet as ke
 from keras_efficientnet import InputError, deploy
-from keras_efficientnet.data import images, sources
+from keras_efficientnet.data import sources
 from keras_efficientnet.deploy.evaluation import Confusion, Tally
 from keras_efficientnet.description import ModelDescription
 
 NAMES = ("chat", "犬", "лиса")
 
 
-@pytest.fixture(scope="module")
-def photos():
-    """Of one size, [24, 72, 96, 3]."""
-    coarse = np.random.default_rng(1).integers(0, 256, (24, 6, 8, 3)).astype(np.uint8)
-    return np.stack([np.asarray(Image.fromarray(image).resize((96, 72))) for image in coarse])
-
-
-@pytest.fixture(scope="module")
-def model(model_files):
-    return keras.saving.load_model(model_files["keras"], compile=False)
-
-
-@pytest.fixture(scope="module")
-def expected(model, photos):
-    """Scores by `model.predict` of photos prepared as in evaluation."""
-    prepared = [images.prepare(Image.fromarray(photo), 64, 0.875) for photo in photos]
-    return model.predict(np.stack(prepared), verbose=0)
+pytest_plugins = "photo_helpers"
 
 
 def labelled(photos, labels, names):

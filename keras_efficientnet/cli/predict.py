@@ -96,7 +96,7 @@ def predict(model, paths, top, output, pictures, overwrite, workers, as_json):
 
 
 def _image_files(paths: Iterable[str]) -> Iterator[str]:
-    """Files as given, and the images that folders and patterns stand for, sorted."""
+    """Yields files as given, and the images of folders and patterns, sorted."""
     from keras_efficientnet.data.folders import Walk
     from keras_efficientnet.data.images import SUFFIXES
 

@@ -304,7 +304,7 @@ def apply_operation(image, operation, argument, applied, draws):
         return lambda: function(image, argument, *more)
 
     branches = [branch(name, function) for name, function in _CALLS.items()]
-    # The last index stands for the unchanged image.
+    # The last branch returns the unchanged image.
     index = tf.where(applied, operation, len(branches))
     result = tf.switch_case(index, [*branches, lambda: tf.identity(image)])
     return tf.ensure_shape(result, image.shape)

@@ -137,7 +137,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def _white(values: np.ndarray, mode: str, name: str) -> float:
-    """Returns the value that stands for white, of pixels of more than 8 bits."""
+    """Returns the value of white of pixels of more than 8 bits."""
     low, high = values.min(), values.max()
     if mode == "F" and low >= 0 and high <= 255:
         return 1 if high <= 1 else 255

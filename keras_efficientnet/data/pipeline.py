@@ -104,13 +104,10 @@ def training_batches(
         InputError: an argument is out of its range.
     """
     index, count = shard
-    for name, value, valid, accepted in (
-        ("size", size, size >= 3, "at least 3"),
-        ("batch_size", batch_size, batch_size >= 1, "at least 1"),
-        ("start_step", start_step, start_step >= 0, "at least 0"),
-        ("shard", shard, 0 <= index < count, "(index, count) with 0 <= index < count"),
-    ):
-        require(valid, name, value, accepted)
+    require(size >= 3, "size", size, "at least 3")
+    require(batch_size >= 1, "batch_size", batch_size, "at least 1")
+    require(start_step >= 0, "start_step", start_step, "at least 0")
+    require(0 <= index < count, "shard", shard, "(index, count) with 0 <= index < count")
     step_size = count * batch_size
     records, decode = dataset.train.stream(seed, start_step * step_size)
     stream: Any = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step * step_size), records)
@@ -124,18 +121,17 @@ def training_batches(
         return _augment(image, size, key, dataset.mirror, augmentation, orientation), label
 
     batches = stream.map(augment, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True)
-    if augmentation.mixes:
+    if not augmentation.mixes:
+        return batches.prefetch(tf.data.AUTOTUNE)
 
-        @tf.autograph.experimental.do_not_convert
-        def mix(step, batch):
-            # Positions are never negative, so no image has this key.
-            key = tf.stack([tf.constant(seed, tf.int64), -1 - step])
-            pixels, labels = batch
-            labels = tf.one_hot(labels, len(dataset.class_names))
-            return _mix(pixels, labels, key, augmentation, shard)
+    @tf.autograph.experimental.do_not_convert
+    def mix(step, batch):
+        pixels, labels = batch
+        labels = tf.one_hot(labels, len(dataset.class_names))
+        return _mix(pixels, labels, _batch_key(seed, step), augmentation, shard)
 
-        steps = tf.data.Dataset.counter(start_step)
-        batches = tf.data.Dataset.zip(steps, batches).map(mix, tf.data.AUTOTUNE)
+    steps = tf.data.Dataset.counter(start_step)
+    batches = tf.data.Dataset.zip(steps, batches).map(mix, tf.data.AUTOTUNE)
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
@@ -174,7 +170,7 @@ def augmented(
             ]
         )
         if augmentation.mixes:
-            key = tf.constant([seed, -1 - copy], tf.int64)
+            key = _batch_key(seed, copy)
             pixels, _ = _mix(pixels, tf.eye(len(chosen)), key, augmentation, (0, 1))
         batches.append(pixels.numpy())
     shown = [images.prepare(image, size, dataset.crop_fraction) for image in originals]
@@ -192,6 +188,11 @@ def _augment(image, size, key, mirror: bool, augmentation: Augmentation, orienta
             augmentation.op_probability,
         )
     return auto_augment(image, key) if augmentation.policy == "auto" else image
+
+
+def _batch_key(seed: int, step):
+    """Returns a key that no image has, because positions are never negative."""
+    return tf.stack([tf.constant(seed, tf.int64), -1 - tf.cast(step, tf.int64)])
 
 
 def _mix(pixels, labels, key, augmentation: Augmentation, shard: tuple[int, int]):
