@@ -22,7 +22,7 @@ def run(tmp_path):
         figures = tmp_path / "figures.json"
         command = [sys.executable, BENCHMARKS / f"{name}.py", "--json", figures, *options]
         done = subprocess.run(
-            list(map(str, command)), capture_output=True, text=True, timeout=300, check=False
+            list(map(str, command)), capture_output=True, text=True, timeout=1800, check=False
         )
         assert done.returncode == 0, done.stderr
         return json.loads(figures.read_text(encoding="utf-8")), done.stdout
