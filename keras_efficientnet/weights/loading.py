@@ -27,11 +27,11 @@ def load_weights(
     """Fills a model's variables from published weights or from a file.
 
     A file is recognised by what it contains: `.h5`, `.weights.h5` and `.keras` of
-    keras.applications' networks or of this package's, Google's TensorFlow checkpoints
-    (moving averages preferred), SavedModels, and PyTorch state dicts of
-    EfficientNet-PyTorch, timm and torchvision as `.safetensors`, `.npz` or `.pth`,
-    whatever a training script wrapped around them. PyTorch is not needed, and no code in a file
-    is ever run.
+    keras.applications' networks, of this package's, of KerasHub and of the packages
+    `efficientnet` and `keras_efficientnet_v2`, Google's TensorFlow checkpoints (moving averages
+    preferred), SavedModels, and PyTorch state dicts of EfficientNet-PyTorch, timm, torchvision and
+    Hugging Face transformers as `.safetensors`, `.npz` or `.pth`, whatever a training script
+    wrapped around them. PyTorch is not needed, and no code in a file is ever run.
 
     A model with another number of classes keeps its fresh classifier; one with another
     number of input channels gets an adapted stem kernel (`matching.adapt_channels`); a
@@ -40,7 +40,8 @@ def load_weights(
     Args:
         model: a network that a builder of this package returned, or a model with one inside.
         source: a name from `weights.registry`, such as `"imagenet"`, or a path: of a
-            file, of a SavedModel's folder, or a TensorFlow checkpoint's prefix.
+            file, of the folder of a SavedModel or of a model of the Hugging Face Hub, or a
+            TensorFlow checkpoint's prefix.
         strict: raise unless every variable and every tensor has its counterpart and the
             model computes what the weights were trained for. Otherwise load what fits,
             and say in the report what did not.

@@ -20,6 +20,8 @@ ACCEPTED = (
     "PyTorch state dicts as .safetensors, .npz or .pth are accepted"
 )
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+# What folders of the Hugging Face Hub hold, the safer ones first.
+_HUB_FILES = ("model.safetensors", "model.weights.h5", "pytorch_model.bin")
 # torch.save before version 1.6: a pickle of this number comes first.
 _OLD_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
@@ -30,7 +32,8 @@ def open_weight_file(source: str | os.PathLike, prefix: str | None = None) -> It
 
     Args:
         source: path of a file, of a SavedModel's folder, of a folder with one TensorFlow
-            checkpoint, or a TensorFlow checkpoint's prefix such as `model.ckpt`.
+            checkpoint, or of a model of the Hugging Face Hub, or a TensorFlow checkpoint's prefix
+            such as `model.ckpt`.
         prefix: of the network to take, where the file holds several.
 
     Raises:
@@ -66,6 +69,7 @@ _Content = tuple[str, dict[str, Tensor], list[tuple[str, dict]] | None]
 
 
 def _open(path: str, stack: ExitStack) -> _Content:
+    path = next((p for p in (os.path.join(path, f) for f in _HUB_FILES) if os.path.isfile(p)), path)
     prefix = _tensorflow_prefix(path)
     if prefix is not None:
         return "TensorFlow checkpoint", stack.enter_context(open_tensorflow(prefix)), None

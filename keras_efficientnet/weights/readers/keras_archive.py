@@ -1,17 +1,23 @@
 """The `.keras` archive, read as data: its layers are looked at and never built."""
 
+import io
 import json
+import os
 import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO, Any, BinaryIO
 
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.weights.readers.hdf5 import Layers, layer_configs, open_hdf5
 from keras_efficientnet.weights.weight_file import Tensor
 
 MEMBERS = ("config.json", "model.weights.h5")
+# Of a zip archive's local header: its length without name and extra field, and where their lengths
+# are.
+_HEADER_BYTES, _NAME_LENGTH_AT = 30, 26
 # B7's takes a hundredth of it.
 MAX_CONFIG_BYTES = 2**26
 
@@ -36,10 +42,60 @@ def open_keras_archive(path: str) -> Iterator[tuple[str, dict[str, Tensor], Laye
                 ".weights.h5 file of a model without one is accepted."
             )
         with (
-            archive.open("model.weights.h5") as weights,
-            open_hdf5(weights, path, _group_names(config)) as (_, tensors, _),  # pyright: ignore[reportArgumentType]
+            _open_member(archive, "model.weights.h5") as weights,
+            open_hdf5(weights, path, _group_names(config)) as (_, tensors, names),  # pyright: ignore[reportArgumentType]
         ):
-            yield "Keras .keras", tensors, layers
+            # A model that is not functional has no configs of its layers.
+            yield "Keras .keras", tensors, [*names, *layers]
+
+
+def _open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    """Opens a member to read at any place.
+
+    Python's reader of members goes through all that lies before a place whenever HDF5 goes
+    back. Keras stores weights uncompressed, so that they can be read where they are.
+    """
+    info = archive.getinfo(name)
+    if info.compress_type != zipfile.ZIP_STORED or not archive.filename:
+        return archive.open(name)
+    with archive.open(name):  # which checks the member's header
+        pass
+    file = open(archive.filename, "rb")  # noqa: SIM115
+    file.seek(info.header_offset + _NAME_LENGTH_AT)
+    lengths = [int.from_bytes(file.read(2), "little") for _ in range(2)]
+    return io.BufferedReader(_Part(file, info.header_offset + _HEADER_BYTES + sum(lengths)))
+
+
+class _Part(io.RawIOBase):
+    """A file from some place on, which it closes in the end."""
+
+    def __init__(self, file: BinaryIO, start: int):
+        self._file, self._start = file, start
+        file.seek(start)
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Goes to a place."""
+        start = self._start if whence == os.SEEK_SET else 0
+        return self._file.seek(offset + start, whence) - self._start
+
+    def readinto(self, buffer: Any) -> int:
+        """Reads into a buffer."""
+        content = self._file.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+        super().close()
 
 
 def _group_names(config: dict) -> dict[str, str]:

@@ -12,6 +12,7 @@ from types import ModuleType
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.weights.schemes import (
     efficientnet_pytorch,
+    hugging_face,
     keras_names,
     tf1_names,
     timm,
@@ -20,7 +21,7 @@ from keras_efficientnet.weights.schemes import (
 from keras_efficientnet.weights.weight_file import Tensor, WeightFile
 
 # The first whose anchor fits: a name may end in several of them.
-_SCHEMES = (keras_names, tf1_names, efficientnet_pytorch, timm, torchvision)
+_SCHEMES = (keras_names, tf1_names, hugging_face, efficientnet_pytorch, timm, torchvision)
 _AVERAGED = {"ema", "swa", "avg", "average", "averaged", "averages", "shadow"}
 # What training counts beside the weights, by the last part of its name.
 _COUNTERS = {"n_averaged", "num_updates", "iteration", "iterations", "global_step", "save_counter"}
@@ -78,7 +79,8 @@ def translate(
         sample = ", ".join(sorted(tensors)[:3]) or "no tensors"
         raise InputError(
             f"{path!r} ({container}: {sample}) is not an EfficientNet's; accepted are the names of "
-            "Keras, of Google's checkpoints, of EfficientNet-PyTorch, of timm and of torchvision."
+            "Keras and KerasHub, of Google's checkpoints, of EfficientNet-PyTorch, of timm, of "
+            "torchvision and of Hugging Face transformers."
         )
     network = _choose(path, networks, prefix)
     others = tuple(other.prefix for other in networks if len(other.prefix) > len(network.prefix))

@@ -9,7 +9,7 @@ import re
 from keras_efficientnet.weights.schemes import torch_names
 from keras_efficientnet.weights.weight_file import Origin, Tensor, Translation
 
-ANCHOR = torch_names.anchor("_conv_stem.weight")
+ANCHOR = re.compile(r"(?:.+\.)?(?P<anchor>_conv_stem(?:\.conv)?\.weight)")
 LABEL = "EfficientNet-PyTorch's names"
 
 _NETWORK = {
@@ -29,7 +29,8 @@ _BLOCK = {
     "_project_conv": "project.conv",
     "_bn2": "project.bn",
 }
-_NAME = re.compile(r"(?:_blocks\.(\d+)\.)?(_\w+)\.(\w+)")
+# EfficientDet in PyTorch has each convolution one level deeper.
+_NAME = re.compile(r"(?:_blocks\.(\d+)\.)?(_\w+)(?:\.conv)?\.(\w+)")
 
 
 def translate(tensors: dict[str, Tensor]) -> Translation:

@@ -1,15 +1,37 @@
-"""Names of Keras layers: keras.applications' networks, V1 and V2, and this package's."""
+"""Names of Keras layers: keras.applications' networks, V1 and V2, and this package's.
+
+And those of their relatives: KerasHub, whose networks pad as PyTorch does, and the packages
+`efficientnet` (qubvel) and `keras_efficientnet_v2` (leondgarse), which pad as TensorFlow does.
+"""
 
 import re
 from typing import Any
 
-from keras_efficientnet.scaling import rgb
+from keras_efficientnet.scaling import letters, rgb
 from keras_efficientnet.spec import IMAGENET_MEAN, IMAGENET_STD, Padding, Pixels
 from keras_efficientnet.weights.structure import canonical_name
 from keras_efficientnet.weights.weight_file import Origin, Tensor, Translation
 
 ANCHOR = re.compile(r"(?:.+/)?(?P<anchor>stem_conv/kernel)")
 LABEL = "Keras layer names"
+
+# What the relatives call layers otherwise.
+_ALIASES = (
+    (re.compile(r"probs"), "predictions"),
+    (re.compile(r"(block\d+[a-z]+)_dwconv_bn"), r"\1_bn"),
+    (re.compile(r"(block\d+[a-z]+)_project"), r"\1_project_conv"),
+    (re.compile(r"post_(conv|bn)"), r"top_\1"),
+)
+_LEONDGARSE = re.compile(r"stack_(\d+)_block(\d+)_(\w+?)_(conv|bn)?")
+_LEONDGARSE_PARTS = {
+    "sortcut": "expand_{}",
+    "MB_dw": "{}",
+    "se_1": "se/reduce",
+    "se_2": "se/expand",
+    "fu": "project_{}",
+    "MB_pw": "project_{}",
+}
+_KERAS_HUB_EPSILON = 1e-5
 
 # Keras numbers the layers that nobody names, over all models of a process.
 _PIXEL_STATISTICS = re.compile(r"normalization(?:_\d+)?/(mean|variance)")
@@ -20,7 +42,12 @@ def translate(tensors: dict[str, Tensor], layers: list[dict] | None = None) -> T
     found, unknown = {}, []
     for name, tensor in tensors.items():
         layer, _, variable = name.rpartition("/")
-        canonical = canonical_name(layer, variable.replace("depthwise_kernel", "kernel"))
+        variable = variable.replace("depthwise_kernel", "kernel")
+        # KerasHub's V2 has each block as a layer with layers inside.
+        names = (layer, layer.rpartition("/")[2])
+        canonical = next(
+            filter(None, (canonical_name(_own_name(x), variable) for x in names)), None
+        )
         if canonical:
             found[canonical] = tensor
         elif not layer.startswith("normalization"):
@@ -28,8 +55,23 @@ def translate(tensors: dict[str, Tensor], layers: list[dict] | None = None) -> T
     return Translation(found, unknown, _origin(tensors, layers))
 
 
+def _own_name(layer: str) -> str:
+    """Returns what this package calls a layer of a relative."""
+    if match := _LEONDGARSE.fullmatch(layer):
+        part = _LEONDGARSE_PARTS.get(match[3], "").format(match[4] or "dwconv")
+        return f"block{int(match[1]) + 1}{letters(int(match[2]))}_{part}"
+    for pattern, replacement in _ALIASES:
+        if match := pattern.fullmatch(layer):
+            return match.expand(replacement)
+    return layer
+
+
 def _origin(tensors: dict[str, Tensor], layers: list[dict] | None) -> Origin:
-    """Of Keras' networks only this package's can pad symmetrically, by layers it names so."""
+    """Tells padding, epsilon and pixels from the layers, as far as they are known.
+
+    Symmetric padding is a layer of its own in this package and in leondgarse's; KerasHub's
+    layer is also keras.applications' for TensorFlow's padding in V1.
+    """
     if layers is None:
         return Origin(pixels=_stored_pixels(tensors))
     configs = {
@@ -39,8 +81,11 @@ def _origin(tensors: dict[str, Tensor], layers: list[dict] | None) -> Origin:
     mean = configs.get("normalize", {}).get("mean", ())
     if len(mean) == 3:
         pixels = rgb(mean), rgb(configs["normalize"]["std"])
-    padding: Padding = "symmetric" if "stem_pad" in configs else "same"
-    return Origin({padding: configs.get("stem_bn", {}).get("epsilon")}, pixels)
+    v1_of_keras = "block1a_dwconv" in configs and "block1a_dwconv_bn" not in configs
+    keras_hub = "stem_conv_pad" in configs and not v1_of_keras
+    padding: Padding = "symmetric" if "stem_pad" in configs or keras_hub else "same"
+    epsilon = configs.get("stem_bn", {}).get("epsilon", _KERAS_HUB_EPSILON if keras_hub else None)
+    return Origin({padding: epsilon}, pixels)
 
 
 def _stored_pixels(tensors: dict[str, Tensor]) -> Pixels | None:

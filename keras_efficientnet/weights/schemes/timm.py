@@ -18,7 +18,6 @@ _NETWORK = {
     "bn1": "stem.bn",
     "conv_head": "head.conv",
     "bn2": "head.bn",
-    "classifier": "classifier",
 }
 _SQUEEZE_EXCITE = {"se.conv_reduce": "se.reduce", "se.conv_expand": "se.expand"}
 # timm's block classes, told apart by a layer that only they have; the first that fits.
@@ -65,12 +64,13 @@ def translate(tensors: dict[str, Tensor]) -> Translation:
         if match and match["stage"]:
             blocks.setdefault((match["stage"], match["index"]), set()).add(match["layer"])
 
+    head = torch_names.classifier(tensors)
     found, unknown = {}, []
     for name, tensor in tensors.items():
         if name.endswith(torch_names.COUNTER):
             continue
         match = _NAME.fullmatch(name)
-        part = match and _part(match, blocks)
+        part = match and ("classifier" if match["layer"] == head else _part(match, blocks))
         if match and part:
             canonical, tensor = torch_names.canonical(part, match["field"], tensor)
             found[canonical] = tensor

@@ -11,11 +11,18 @@ _BATCH_NORM = {
     "running_var": "moving_variance",
 }
 COUNTER = "num_batches_tracked"
+_HEAD = re.compile(r"classifier(?:\.\d+)?\.weight")
 
 
 def anchor(name: str) -> re.Pattern[str]:
     """Returns a pattern for a network's first kernel, whatever wraps the network."""
     return re.compile(rf"(?:.+\.)?(?P<anchor>{re.escape(name)})")
+
+
+def classifier(tensors: dict[str, Tensor]) -> str | None:
+    """Returns the name of the one linear layer of a head, by itself or in a sequence."""
+    names = [name.removesuffix(".weight") for name in tensors if _HEAD.fullmatch(name)]
+    return names[0] if len(names) == 1 else None
 
 
 def canonical(part: str, field: str, tensor: Tensor) -> tuple[str, Tensor]:

@@ -32,11 +32,13 @@ def translate(tensors: dict[str, Tensor]) -> Translation:
             if match["rest"].startswith("fc1."):
                 roles[int(match["layer"])] = "se"
 
+    head = torch_names.classifier(tensors)
     found, unknown = {}, []
     for name, tensor in tensors.items():
         if name.endswith(torch_names.COUNTER):
             continue
-        part = _part(name, layers)
+        inner = name.rpartition(".")[0]
+        part = "classifier" if inner == head else _part(name, layers)
         if part:
             canonical, tensor = torch_names.canonical(part, name.rpartition(".")[2], tensor)
             found[canonical] = tensor
@@ -46,8 +48,6 @@ def translate(tensors: dict[str, Tensor]) -> Translation:
 
 
 def _part(name: str, layers: dict[tuple[str, str], list[str | None]]) -> str | None:
-    if name in ("classifier.1.weight", "classifier.1.bias"):
-        return "classifier"
     match = _CONV.fullmatch(name)
     if match:
         scope = "stem" if match["stage"] == "0" else "head"
