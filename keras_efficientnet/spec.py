@@ -27,7 +27,7 @@ IMAGENET_MEAN: RGB = (123.675, 116.28, 103.53)
 IMAGENET_STD: RGB = (58.395, 57.12, 57.375)
 
 Pixels = tuple[RGB, RGB]
-"""What pixels in 0-255 are lowered by, and what they are then divided by."""
+"""Mean and deviation of RGB in 0-255: pixels are normalized to (pixels - mean) / deviation."""
 
 PIXELS: dict[str, Pixels] = {
     # TPU's and torchvision's V1, AML's V2-B0 to B3, most of timm's.
@@ -39,7 +39,7 @@ PIXELS: dict[str, Pixels] = {
     # AML's V2-S to XL, and all of V2 on ImageNet-21k.
     "v2": ((128.0, 128.0, 128.0), (128.0, 128.0, 128.0)),
 }
-"""The pixels that published networks were trained on, by the names that `pixels=` takes."""
+"""How published networks normalize pixels, by the names that `pixels=` takes."""
 
 
 @dataclass(frozen=True)
@@ -226,90 +226,61 @@ V2_XL_STAGES = (
     StageSpec("mbconv", 6, 3, 1, 512, 640, 8),
 )
 
-_ALL_127: RGB = (127.0, 127.0, 127.0)
-_ALL_128: RGB = (128.0, 128.0, 128.0)
+_LITE_MEAN, _LITE_STD = PIXELS["lite"]
 
-
-def _lite(name: str, width: float, depth: float, resolution: int, dropout: float) -> VariantSpec:
-    return VariantSpec(
-        name,
-        LITE_STAGES,
-        width,
-        depth,
-        resolution,
-        dropout,
+# TPU, lite/efficientnet_lite_builder.py and edgetpu/: width, depth, resolution, dropout.
+_LITE = tuple(
+    VariantSpec(
+        *(name, LITE_STAGES, width, depth, resolution, dropout),
         activation="relu6",
         scale_stem=False,
         scale_head=False,
-        pixel_mean=_ALL_127,
-        pixel_std=_ALL_128,
+        pixel_mean=_LITE_MEAN,
+        pixel_std=_LITE_STD,
     )
-
-
-def _edgetpu(name: str, width: float, depth: float, resolution: int, dropout: float) -> VariantSpec:
-    return VariantSpec(
-        name,
-        EDGETPU_STAGES,
-        width,
-        depth,
-        resolution,
-        dropout,
+    for name, width, depth, resolution, dropout in (
+        ("Lite0", 1.0, 1.0, 224, 0.2),
+        ("Lite1", 1.0, 1.1, 240, 0.2),
+        ("Lite2", 1.1, 1.2, 260, 0.3),
+        ("Lite3", 1.2, 1.4, 280, 0.3),
+        ("Lite4", 1.4, 1.8, 300, 0.3),
+    )
+)
+_EDGETPU = tuple(
+    VariantSpec(
+        *(name, EDGETPU_STAGES, width, depth, resolution, dropout),
         activation="relu",
-        pixel_mean=_ALL_127,
-        pixel_std=_ALL_128,
+        pixel_mean=_LITE_MEAN,
+        pixel_std=_LITE_STD,
     )
-
-
-def _v2(
-    name: str,
-    stages: tuple[StageSpec, ...],
-    width: float,
-    depth: float,
-    train_resolution: int,
-    resolution: int,
-    dropout: float,
-) -> VariantSpec:
-    """V2-B keeps V1's pixels; the larger ones take x / 128 - 1 (AML, preprocessing.py)."""
-    base = stages is V2_BASE_STAGES
-    return VariantSpec(
-        name,
-        stages,
-        width,
-        depth,
-        resolution,
-        dropout,
+    for name, width, depth, resolution, dropout in (
+        ("EdgeTPU-S", 1.0, 1.0, 224, 0.2),
+        ("EdgeTPU-M", 1.0, 1.1, 240, 0.2),
+        ("EdgeTPU-L", 1.2, 1.4, 300, 0.3),
+    )
+)
+# AML, effnetv2_configs.py: width, depth, resolution in training and evaluation, dropout; and
+# preprocessing.py: V2-B keeps V1's pixels, the larger ones take x / 128 - 1.
+_V2 = tuple(
+    VariantSpec(
+        *(name, stages, width, depth, resolution, dropout),
         stem_filters=stages[0].in_filters,
         train_resolution=train_resolution,
         limit_round_down=False,
         batch_norm_momentum=0.9,
-        pixel_mean=IMAGENET_MEAN if base else _ALL_128,
-        pixel_std=IMAGENET_STD if base else _ALL_128,
+        pixel_mean=PIXELS[pixels][0],
+        pixel_std=PIXELS[pixels][1],
     )
-
-
-# TPU, lite/ and edgetpu/: width, depth, resolution, dropout.
-_LITE = (
-    _lite("Lite0", 1.0, 1.0, 224, 0.2),
-    _lite("Lite1", 1.0, 1.1, 240, 0.2),
-    _lite("Lite2", 1.1, 1.2, 260, 0.3),
-    _lite("Lite3", 1.2, 1.4, 280, 0.3),
-    _lite("Lite4", 1.4, 1.8, 300, 0.3),
-)
-_EDGETPU = (
-    _edgetpu("EdgeTPU-S", 1.0, 1.0, 224, 0.2),
-    _edgetpu("EdgeTPU-M", 1.0, 1.1, 240, 0.2),
-    _edgetpu("EdgeTPU-L", 1.2, 1.4, 300, 0.3),
-)
-# AML, effnetv2_configs.py: width, depth, resolution in training and evaluation, dropout.
-_V2 = (
-    _v2("V2-B0", V2_BASE_STAGES, 1.0, 1.0, 192, 224, 0.2),
-    _v2("V2-B1", V2_BASE_STAGES, 1.0, 1.1, 192, 240, 0.2),
-    _v2("V2-B2", V2_BASE_STAGES, 1.1, 1.2, 208, 260, 0.3),
-    _v2("V2-B3", V2_BASE_STAGES, 1.2, 1.4, 240, 300, 0.3),
-    _v2("V2-S", V2_S_STAGES, 1.0, 1.0, 300, 384, 0.2),
-    _v2("V2-M", V2_M_STAGES, 1.0, 1.0, 384, 480, 0.3),
-    _v2("V2-L", V2_L_STAGES, 1.0, 1.0, 384, 480, 0.4),
-    _v2("V2-XL", V2_XL_STAGES, 1.0, 1.0, 384, 512, 0.4),
+    for name, stages, width, depth, train_resolution, resolution, dropout, pixels in (
+        ("V2-B0", V2_BASE_STAGES, 1.0, 1.0, 192, 224, 0.2, "imagenet"),
+        ("V2-B1", V2_BASE_STAGES, 1.0, 1.1, 192, 240, 0.2, "imagenet"),
+        ("V2-B2", V2_BASE_STAGES, 1.1, 1.2, 208, 260, 0.3, "imagenet"),
+        ("V2-B3", V2_BASE_STAGES, 1.2, 1.4, 240, 300, 0.3, "imagenet"),
+        ("V2-S", V2_S_STAGES, 1.0, 1.0, 300, 384, 0.2, "v2"),
+        ("V2-M", V2_M_STAGES, 1.0, 1.0, 384, 480, 0.3, "v2"),
+        ("V2-L", V2_L_STAGES, 1.0, 1.0, 384, 480, 0.4, "v2"),
+        ("V2-XL", V2_XL_STAGES, 1.0, 1.0, 384, 512, 0.4, "v2"),
+    )
 )
 
 VARIANTS: dict[str, VariantSpec] = {

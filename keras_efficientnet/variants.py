@@ -5,8 +5,10 @@ for all and documented once, at `EfficientNet`.
 """
 
 import dataclasses
+import inspect
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec
 
 import keras
 
@@ -15,8 +17,10 @@ from keras_efficientnet.scaling import Variant
 from keras_efficientnet.spec import Padding, Pixels
 from keras_efficientnet.weights import load_weights
 
+_Options = ParamSpec("_Options")
 
-def EfficientNet(
+
+def EfficientNet(  # noqa: PLR0913 - those of keras.applications and more
     variant: Variant,
     include_top: bool = True,
     weights: str | os.PathLike | None = None,
@@ -99,41 +103,14 @@ def EfficientNet(
     return network
 
 
-def _builder(variant_name: str):
-    def build(
-        include_top: bool = True,
-        weights: str | os.PathLike | None = None,
-        input_tensor: Any = None,
-        input_shape: tuple[int | None, ...] | None = None,
-        pooling: str | None = None,
-        classes: int = 1000,
-        classifier_activation: Any = "softmax",
-        name: str | None = None,
-        *,
-        dropout_rate: float | None = None,
-        drop_connect_rate: float | None = None,
-        include_preprocessing: bool = True,
-        padding: Padding | None = None,
-        pixels: str | Pixels | None = None,
-        batch_norm_epsilon: float | None = None,
-    ) -> keras.Model:
-        return EfficientNet(
-            variant_name,
-            include_top,
-            weights,
-            input_tensor,
-            input_shape,
-            pooling,
-            classes,
-            classifier_activation,
-            name,
-            dropout_rate=dropout_rate,
-            drop_connect_rate=drop_connect_rate,
-            include_preprocessing=include_preprocessing,
-            padding=padding,
-            pixels=pixels,
-            batch_norm_epsilon=batch_norm_epsilon,
-        )
+def _builder(
+    variant_name: str,
+    generic: Callable[Concatenate[Variant, _Options], keras.Model] = EfficientNet,
+) -> Callable[_Options, keras.Model]:
+    """Returns `EfficientNet` of one variant, with the same options."""
+
+    def build(*args: _Options.args, **options: _Options.kwargs) -> keras.Model:
+        return generic(variant_name, *args, **options)
 
     variant = scaling.get_variant(variant_name)
     build.__name__ = build.__qualname__ = f"EfficientNet{variant_name.replace('-', '')}"
@@ -141,6 +118,10 @@ def _builder(variant_name: str):
         f"Builds EfficientNet-{variant_name}: {variant.resolution} px, width x{variant.width}, "
         f"depth x{variant.depth}.\n\nSee `EfficientNet` for the options."
     )
+    # What help(), notebooks and inspect show; type checkers have it from `_Options`.
+    signature = inspect.signature(generic)
+    options = list(signature.parameters.values())[1:]
+    build.__signature__ = signature.replace(parameters=options)  # pyright: ignore[reportFunctionMemberAccess]
     return build
 
 
