@@ -1,4 +1,4 @@
-"""The loss and the metric that tasks train by; both take class indices or distributions."""
+"""The loss and the metric of one label per image; both take class indices or distributions."""
 
 import keras
 from keras import ops

@@ -103,7 +103,7 @@ def test_negative_values_are_refused(option):
         RMSprop(**{option: -1})
 
 
-def test_a_schedule_counts_changes_of_the_weights():
+def test_a_schedule_counts_optimizer_steps():
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0, 1], [1.0, 0.1, 0.01])
     optimizer = RMSprop(schedule, gradient_accumulation_steps=3)
     variable = keras.Variable([1.0])
