@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import zipfile
+from pathlib import Path
 
 import h5py
 import keras
@@ -289,3 +290,17 @@ def test_convert_names_what_it_cannot_write(file, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ke.InputError, match="Cannot write to"):
         weights.convert(file, "B0", tmp_path / "file" / "out.keras")
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="needs Linux' count of bytes read")
+def test_an_archive_is_read_once(network, tmp_path):
+    """And not from its beginning for every tensor."""
+    network.save(tmp_path / "model.keras")
+    before = bytes_read()
+    assert ke.load_weights(network, tmp_path / "model.keras").complete
+    assert bytes_read() - before < 3 * (tmp_path / "model.keras").stat().st_size
+
+
+def bytes_read():
+    fields = Path("/proc/self/io").read_text().split()
+    return int(fields[fields.index("rchar:") + 1])

@@ -5,6 +5,7 @@ python tests/fuzz/make_seeds.py
 
 import io
 import json
+import pickle
 import sys
 import zipfile
 from pathlib import Path
@@ -75,7 +76,20 @@ def weight_files() -> dict[str, bytes]:
         layer = {"class_name": "Conv2D", "config": {"name": "stem_conv"}}
         archive.writestr("config.json", json.dumps({"config": {"layers": [layer]}}))
         archive.writestr("model.weights.h5", numbered.getvalue())
+    with zipfile.ZipFile(torch := io.BytesIO(), "w") as archive:
+        archive.writestr("archive/data.pkl", torch_pickle())
+        archive.writestr("archive/byteorder", "little")
+        archive.writestr("archive/data/0", torch_kernel.tobytes())
+    with zipfile.ZipFile(program := io.BytesIO(), "w") as archive:
+        content = {"a": Path("."), "b": np.float64(1), "c": {1, 2}, "d": np.ones(2)}
+        archive.writestr("archive/data.pkl", pickle.dumps(content, 2))
+    head = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}."
+    count = torch_kernel.size.to_bytes(8, "little")
+    old_torch = head + torch_pickle() + b"\x80\x02]X\x01\0\0\x000a." + count
     return {
+        "torch": torch.getvalue(),
+        "torch_legacy": old_torch + torch_kernel.tobytes(),
+        "torch_program": program.getvalue(),
         "safetensors": save(arrays),
         "npz": npz.getvalue(),
         "legacy": legacy.getvalue(),
@@ -83,6 +97,21 @@ def weight_files() -> dict[str, bytes]:
         "keras": keras.getvalue(),
         "pickle": b"\x80\x04}\x94.",
     }
+
+
+def torch_pickle() -> bytes:
+    """What PyTorch writes of `{"_conv_stem.weight": tensor}`, with a float32 storage called 0."""
+
+    def text(value: str) -> bytes:
+        return b"X" + len(value).to_bytes(4, "little") + value.encode()
+
+    storage = (
+        b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\xd8tQ"
+    )
+    sizes = b"(K\x08K\x03K\x03K\x03t(K\x1bK\x09K\x03K\x01t"
+    hooks = b"ccollections\nOrderedDict\n)R"
+    view = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\0" + sizes + b"\x89" + hooks
+    return b"\x80\x02}" + text("_conv_stem.weight") + view + b"tRs."
 
 
 def descriptions() -> dict[str, bytes]:
