@@ -6,6 +6,7 @@ Shapes in the comments are channels-last: B images of height H and width W.
 """
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -243,42 +244,70 @@ def feature_pyramid(model: keras.Model) -> keras.Model:
         1/16 and 1/32 of the height and width that the network sees (rounded up).
 
     Raises:
-        InputError: if the model has no EfficientNet blocks, or more than one network of them.
+        InputError: if the model has no network of this package, or calls more than one.
     """
-    calls = _calls(model)
+    network, calls = find_network(model), _calls(model)
+    if network is model:
+        maps = _taps(network, calls)
+    else:
+        around = [
+            layer
+            for layer in model.layers
+            if isinstance(layer, keras.Model) and network in _networks(layer)
+        ]
+        found = [(layer, call) for layer in around for call in calls.get(layer.name, ())]
+        if len(found) != 1:
+            raise InputError(
+                f"Model {model.name!r} calls {network.name!r} {len(found)} times in its graph, and "
+                f"once is needed; pass it by itself: model.get_layer({around[0].name!r})."
+            )
+        ((nested, call),) = found
+        maps = feature_pyramid(nested)(call.input_tensors[0])
+    return keras.Model(_sources(maps[0]), maps, name=f"{model.name}_pyramid")
+
+
+def find_network(model: keras.Model) -> keras.Model:
+    """Returns the network of this package that a model is, or calls at any depth.
+
+    Raises:
+        InputError: if it has none, or several.
+    """
+    found = list({id(network): network for network in _networks(model)}.values())
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(repr(network.name) for network in found)
+        raise InputError(
+            f"Model {model.name!r} has {len(found)} networks inside, {names}; pass one of them, "
+            f"such as model.get_layer({found[0].name!r})."
+        )
+    raise InputError(
+        f"Model {model.name!r} has no EfficientNet layers; pass the network that a "
+        "keras_efficientnet builder returned, or a model with one inside."
+    )
+
+
+def _networks(model: Any) -> Iterator[keras.Model]:
+    if any(layer.name == "stem_conv" for layer in model.layers):
+        yield model
+        return
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _networks(layer)
+
+
+def _taps(network: keras.Model, calls: dict[str, list[Any]]) -> list[Any]:
+    """What the last block of each resolution gives."""
     taps: dict[int, Any] = {}
     stride = 1
-    for layer in model.layers:
+    for layer in network.layers:
         if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
             stride *= layer.strides[0]
         if _BLOCK_END.fullmatch(layer.name) and layer.name in calls:
             taps[stride] = calls[layer.name][0].outputs[0]
-    maps = list(taps.values()) or _nested_pyramid(model, calls)
-    return keras.Model(_sources(maps[0]), maps, name=f"{model.name}_pyramid")
-
-
-def _nested_pyramid(model: keras.Model, calls: dict[str, list[Any]]) -> list[Any]:
-    """The feature maps of the one network that a model calls."""
-    networks = [layer for layer in model.layers if _has_blocks(layer)]
-    if not networks:
-        raise InputError(
-            f"Model {model.name!r} has no EfficientNet blocks; pass a model that a "
-            "keras_efficientnet builder returned."
-        )
-    found = [(network, call) for network in networks for call in calls.get(network.name, ())]
-    if len(found) != 1:
-        raise InputError(
-            f"Model {model.name!r} calls {len(found)} EfficientNets in its graph, and one is "
-            f"needed; pass one by itself, such as model.get_layer({networks[0].name!r})."
-        )
-    (network, call), *_ = found
-    return feature_pyramid(network)(call.input_tensors[0])
-
-
-def _has_blocks(layer: keras.layers.Layer) -> bool:
-    return isinstance(layer, keras.Model) and any(
-        _BLOCK_END.fullmatch(part.name) or _has_blocks(part) for part in layer.layers
-    )
+    if not taps:
+        raise InputError(f"Model {network.name!r} has no EfficientNet blocks in its graph.")
+    return list(taps.values())
 
 
 def _calls(model: keras.Model) -> dict[str, list[Any]]:

@@ -220,23 +220,20 @@ def test_feature_pyramid_follows_the_graph_of_the_model_and_no_other(small, rand
 
 def test_feature_pyramid_refuses_what_has_no_network_or_several(small):
     other = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)], name="other")
-    with pytest.raises(ke.InputError, match="'other' has no EfficientNet blocks"):
+    with pytest.raises(ke.InputError, match="'other' has no EfficientNet layers"):
         ke.feature_pyramid(other)
     first, second = (
         ke.EfficientNet(small, include_top=False, input_shape=(64, 64, 3), name=name)
         for name in ("first", "second")
     )
     image = keras.Input((64, 64, 3))
-    joined = {
-        "ensemble": (first, second),
-        "siamese": (first, first),
-    }
-    for name, networks in joined.items():
+    for networks, message in (
+        ((first, second), "'joined' has 2 networks inside, 'first', 'second'; pass one of them"),
+        ((first, first), r"'joined' calls 'first' 2 times .*: model.get_layer\('first'\)"),
+    ):
         outputs = [network(keras.layers.Rescaling(2.0)(image)) for network in networks]
-        model = keras.Model(image, keras.layers.Add()(outputs), name=name)
-        with pytest.raises(
-            ke.InputError, match=f"'{name}' calls 2 EfficientNets .*model.get_layer\\('first'\\)"
-        ):
+        model = keras.Model(image, keras.layers.Add()(outputs), name="joined")
+        with pytest.raises(ke.InputError, match=message):
             ke.feature_pyramid(model)
 
 

@@ -1,13 +1,14 @@
 """The canonical name of every variable of a network, from a spec and from a model."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 
 from keras_efficientnet import layers, scaling, spec
 from keras_efficientnet.errors import InputError
+from keras_efficientnet.model import find_network as find_network
 from keras_efficientnet.scaling import ConvSpec, Variant
 from keras_efficientnet.weights.weight_file import WeightFile
 
@@ -38,36 +39,6 @@ def canonical_name(layer: str, variable: str) -> str | None:
         if match:
             return f"{match.expand(replacement)}.{variable}"
     return None
-
-
-def find_network(model: keras.Model) -> keras.Model:
-    """Returns the network of this package that a model is, or has inside at any depth.
-
-    Raises:
-        InputError: if it has none, or several.
-    """
-    found = list({id(network): network for network in _networks(model)}.values())
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(repr(network.name) for network in found)
-        raise InputError(
-            f"Model {model.name!r} has {len(found)} networks inside, {names}; pass one of them, "
-            f"such as model.get_layer({found[0].name!r})."
-        )
-    raise InputError(
-        f"Model {model.name!r} has no EfficientNet layers; pass the network that a "
-        "keras_efficientnet builder returned, or a model with one inside."
-    )
-
-
-def _networks(model: Any) -> Iterator[keras.Model]:
-    if any(canonical_name(layer.name, "kernel") == STEM_KERNEL for layer in model.layers):
-        yield model
-        return
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _networks(layer)
 
 
 def variables(model: keras.Model) -> dict[str, Any]:
