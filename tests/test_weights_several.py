@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from weights_helpers import images, outputs, randomize
 
 import keras_efficientnet as ke
@@ -97,6 +98,17 @@ def test_averages_are_preferred_and_strangers_reported(pair, network, tmp_path):
     assert report.unexpected == ("head.weight",)
     report = ke.load_weights(network, tmp_path / "other.npz", strict=False, prefix="backbone")
     assert report.unexpected == ()
+
+
+def test_a_checkpoint_with_an_optimizer(pair, small, network, tmp_path):
+    """As `tf.train.CheckpointManager` writes it: slots, steps and a counter of saves."""
+    model = ke.EfficientNet(small, classes=2, input_shape=(32, 32, 3))
+    model.set_weights(pair[0].get_weights())
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.optimizer.build(model.trainable_variables)
+    tf.train.Checkpoint(model=model, optimizer=model.optimizer).save(str(tmp_path / "run"))
+    assert ke.load_weights(network, tmp_path, pixels="imagenet").complete
+    same(network, pair[0])
 
 
 @pytest.mark.torch

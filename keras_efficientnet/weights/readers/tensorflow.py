@@ -1,5 +1,6 @@
 """TensorFlow checkpoints, of version 1 by name and of version 2 by object graph."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -8,6 +9,8 @@ from typing import Any
 from keras_efficientnet.weights.weight_file import Tensor
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+# Not "optimizer/_trainable_variables/0", which is the network's own.
+_OPTIMIZER = re.compile(r"(?:^|/)_?optimizer/(?!_trainable_variables/)")
 
 
 @contextmanager
@@ -31,14 +34,14 @@ def open_tensorflow(prefix: str) -> Iterator[dict[str, Tensor]]:
 def _object_names(graph: bytes) -> dict[str, str]:
     """Each variable's full name and the key under which the checkpoint keeps its value.
 
-    Keras' export lists variables several times over, with equal values; an optimizer's
-    slots are not attributes of any object and do not appear.
+    Keras' export lists variables several times over, with equal values. Keras 2's optimizers keep
+    their slots as attributes of no object; Keras 3's list theirs beside the network's variables.
     """
     from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
     names: dict[str, str] = {}
     for node in TrackableObjectGraph.FromString(graph).nodes:
         for attribute in node.attributes:
-            if attribute.full_name:
+            if attribute.full_name and not _OPTIMIZER.search(attribute.checkpoint_key):
                 names.setdefault(attribute.full_name, attribute.checkpoint_key)
     return names
