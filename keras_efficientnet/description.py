@@ -27,8 +27,10 @@ from keras_efficientnet.task import SINGLE_LABEL, TASKS
 FILE_NAME = "keras_efficientnet.json"
 _ASSETS = "assets.extra"
 _TUPLES = ("class_names", "pixel_mean", "pixel_std")
+_TEXTS = ("variant", "summary", "author", "license", "data", "recipe")
 # Version 1 had no version and called the summary its description.
 VERSION = 2
+MAX_IMAGE_SIZE = 65_536
 # The 21,000 names of the largest published set take less than a hundredth of it.
 MAX_BYTES = 2**26
 
@@ -42,11 +44,11 @@ class ModelDescription:
         class_names: in the order of the outputs.
         image_size: side of the input in pixels.
         crop_fraction: centre crop at evaluation, see `data.images.prepare`.
-        pixel_mean: what pixels in 0-255 are lowered by before the network sees them, one
-            value or one for each channel.
-        pixel_std: what they are then divided by. A mean of 0 and a deviation of 1 say that
-            the network takes raw pixels, because its graph has the preprocessing inside;
-            None and None, that the network has yet to be asked (`network.described`).
+        pixel_mean: is subtracted from pixels in 0-255 before the network sees them, one value
+            or one for each channel.
+        pixel_std: divides them then. A mean of 0 and a deviation of 1 say that the network
+            takes raw pixels, because its graph has the preprocessing inside; None and None,
+            that it is not known yet (`deploy.exportable.described` finds out).
         summary: a sentence for people.
         author: who made the model.
         license: under which it may be used.
@@ -69,22 +71,29 @@ class ModelDescription:
     task: str = SINGLE_LABEL.name
 
     def __post_init__(self):
-        """Refuses values that a stranger's file could bring in."""
-        texts = (self.variant, self.summary, self.author, self.license, self.data, self.recipe)
-        names = self.class_names
-        if not (
-            all(isinstance(text, str) for text in texts)
-            and isinstance(names, tuple)
-            and all(isinstance(name, str) for name in names)
-            and is_text("".join((*texts, *names)))
-            and isinstance(self.image_size, int)
-            and 1 <= self.image_size <= 65_536
-            and isinstance(self.crop_fraction, int | float)
-            and 0 < self.crop_fraction <= 1
-            and self.task in TASKS
-            and _are_pixels(self.pixel_mean, self.pixel_std)
-        ):
-            raise InputError("The model's description holds values that make no sense.")
+        """Refuses values that a stranger's file could bring in, without repeating them."""
+        names, size, crop = self.class_names, self.image_size, self.crop_fraction
+        are_names = isinstance(names, tuple) and all(isinstance(name, str) for name in names)
+        pixels = "as many finite numbers as the other, every deviation above 0, or both null"
+        checks = {
+            "class_names": (are_names and is_text("".join(names)), "a list of texts"),
+            "image_size": (
+                isinstance(size, int) and 1 <= size <= MAX_IMAGE_SIZE,
+                f"a whole number from 1 to {MAX_IMAGE_SIZE:,}",
+            ),
+            "crop_fraction": (
+                isinstance(crop, int | float) and 0 < crop <= 1,
+                "above 0 and at most 1",
+            ),
+            "pixel_mean or pixel_std": (_are_pixels(self.pixel_mean, self.pixel_std), pixels),
+            "task": (self.task in tuple(TASKS), f"one of {', '.join(TASKS)}"),
+        }
+        for name in _TEXTS:
+            value = getattr(self, name)
+            checks[name] = isinstance(value, str) and is_text(value), "a text"
+        for name, (valid, accepted) in checks.items():
+            if not valid:
+                raise InputError(f"{name} of the description must be {accepted}.")
 
     @property
     def takes_raw_pixels(self) -> bool:
@@ -130,7 +139,7 @@ class ModelDescription:
         """Returns it with some fields replaced.
 
         Raises:
-            InputError: if there is no such field, or a value makes no sense.
+            InputError: if there is no such field, or a value cannot be.
         """
         known = [field.name for field in dataclasses.fields(self)]
         if unknown := sorted(set(fields) - set(known)):
@@ -160,6 +169,8 @@ class ModelDescription:
                     fields[name] = tuple(fields[name])
             if version in (1, VERSION):
                 return cls(**fields)
+        except InputError as error:
+            raise InputError(f"The model's own description is damaged: {error}") from error
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise InputError("The model's own description is damaged.") from error
         raise InputError(
@@ -211,7 +222,7 @@ def read_description(path: str | os.PathLike) -> ModelDescription | None:
         return None
     try:
         if content is None or len(content) > MAX_BYTES:
-            raise InputError("It cannot be read, or is too long.")
+            raise InputError("Its description cannot be read, or is too long.")
         return ModelDescription.from_json(content.decode())
     except UnicodeDecodeError as error:
         raise InputError(f"The description inside {str(path)!r} is damaged.") from error
@@ -220,7 +231,7 @@ def read_description(path: str | os.PathLike) -> ModelDescription | None:
 
 
 def _member(path: Path) -> bytes | None:
-    """Reads the description in an archive; None where there is one that cannot be read.
+    """Reads the description in an archive; None if it is there and cannot be read.
 
     Raises:
         KeyError: if there is none.
