@@ -87,6 +87,50 @@ def test_entries_are_those_of_torchvision():
             np.testing.assert_allclose(ours, np.array(theirs) * 255)
 
 
+@pytest.mark.torch
+def test_entries_are_those_of_timm():
+    torch_peers = pytest.importorskip("torch_peers", exc_type=ImportError)
+    entries = [entry for entry in registry.table() if entry.source == "timm"]
+    assert len(entries) == 8
+    for entry in entries:
+        model = entry.file.url.split("/")[4]
+        config = torch_peers.timm.get_pretrained_cfg(model)
+        size = config.test_input_size or config.input_size
+        assert f"/{config.hf_hub_id}/resolve/" in entry.file.url
+        assert entry.size == size[-1]
+        assert entry.crop_fraction == (config.test_crop_pct or config.crop_pct)
+        assert entry.interpolation == config.interpolation
+        np.testing.assert_allclose(entry.pixels, np.array([config.mean, config.std]) * 255)
+
+
+@pytest.mark.torch
+def test_a_file_of_timms_by_name(served, monkeypatch):
+    """From a server laid out as the Hugging Face Hub, against timm's own network."""
+    torch_peers = pytest.importorskip("torch_peers", exc_type=ImportError)
+    from safetensors.torch import save_file
+
+    folder, models, address = served
+    entry = registry.find("B0", "ra4")
+    peer = torch_peers.randomize(torch_peers.timm.create_model("efficientnet_b0"))
+    place = folder / "timm" / "b0" / "resolve" / "main"
+    place.mkdir(parents=True)
+    save_file(peer.state_dict(), place / "model.safetensors")
+    url = f"{address}/timm/b0/resolve/main/model.safetensors"
+    publish(monkeypatch, replace(entry, file=RemoteFile(url)))
+    network = ke.EfficientNetB0(
+        weights="ra4",
+        padding="symmetric",
+        batch_norm_epsilon=1e-5,
+        pixels="inception",
+        input_shape=(64, 64, 3),
+        classifier_activation=None,
+    )
+    assert (models / "keras-efficientnet-b0-ra4.safetensors").exists()
+    pixels = images()
+    expected = torch_peers.outputs(peer, pixels / 127.5 - 1)
+    np.testing.assert_allclose(outputs(network, pixels), expected, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("variant", "name", "size", "crop_fraction", "interpolation", "mean", "std"),
     [

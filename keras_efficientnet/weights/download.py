@@ -178,10 +178,11 @@ def unpack(archive: str | os.PathLike, max_bytes: int = MAX_UNPACKED_BYTES) -> s
 def cache_name(published: PretrainedWeights, url: str) -> str:
     """The file's name in the cache: keras.applications' own for its files, to share them.
 
-    Google's archives of one network have the same name for every way of training.
+    Google's archives of one network have the same name for every way of training, and files of
+    the Hugging Face Hub have one name.
     """
     name = url.rpartition("/")[2]
-    if _is_archive(url):
+    if _is_archive(url) or "/resolve/" in url:
         variant = published.variant.lower()
         return f"keras-efficientnet-{variant}-{published.name}.{name.partition('.')[2]}"
     return name

@@ -8,6 +8,8 @@ Top-1 accuracies are ImageNet's, in percent, as their source states them. Source
   and lite/README.md, preprocessing.py for crop and pixels
 - AML: https://github.com/google/automl/blob/master/efficientnetv2/README.md,
   preprocessing.py and datasets.py for size, crop and pixels
+- timm: https://github.com/huggingface/pytorch-image-models/blob/main/results/results-imagenet.csv
+  and models/efficientnet.py for size, crop and pixels
 - torchvision: https://github.com/pytorch/vision/blob/main/torchvision/models/efficientnet.py
 
 Google's EdgeTPU checkpoints are not here: their graph is not this package's
@@ -177,6 +179,18 @@ _TORCHVISION_FILES = {
     "V2-L": ("efficientnet_v2_l-59c71312", 85.808, 1e-3, 480, 480),
 }
 _TORCHVISION_BILINEAR = ("B1", "V2-S", "V2-M")
+# timm: name here, model on the Hugging Face Hub, top-1, image side and crop at test, pixels.
+_TIMM = "https://huggingface.co/timm/"
+_TIMM_FILES = {
+    "B0": ("ra4", "efficientnet_b0.ra4_e3600_r224_in1k", 79.4, 256, 1.0, "inception"),
+    "B1": ("ra4", "efficientnet_b1.ra4_e3600_r240_in1k", 81.4, 288, 1.0, "inception"),
+    "B2": ("ra", "efficientnet_b2.ra_in1k", 80.610, 288, 1.0, "imagenet"),
+    "B3": ("ra2", "efficientnet_b3.ra2_in1k", 82.242, 320, 1.0, "imagenet"),
+    "B4": ("ra2", "efficientnet_b4.ra2_in1k", 83.414, 384, 1.0, "imagenet"),
+    "B5": ("sw_in12k", "efficientnet_b5.sw_in12k_ft_in1k", 85.892, 448, 1.0, "imagenet"),
+    "EdgeTPU-M": ("ra2", "efficientnet_em.ra2_in1k", 79.240, 240, 0.882, "imagenet"),
+    "EdgeTPU-L": ("ra", "efficientnet_el.ra_in1k", 81.312, 300, 0.904, "imagenet"),
+}
 
 
 def table() -> tuple[PretrainedWeights, ...]:
@@ -301,4 +315,20 @@ def _torchvision() -> Iterator[PretrainedWeights]:
         )
 
 
-_PUBLISHED = (*_keras(), *_tpu(), *_automl(), *_torchvision())
+def _timm() -> Iterator[PretrainedWeights]:
+    for variant, (name, model, top1, size, crop_fraction, pixels) in _TIMM_FILES.items():
+        yield PretrainedWeights(
+            variant,
+            name,
+            "timm",
+            top1,
+            RemoteFile(f"{_TIMM}{model}/resolve/main/model.safetensors"),
+            size,
+            crop_fraction,
+            PIXELS[pixels],
+            padding="symmetric",
+            batch_norm_epsilon=1e-5,
+        )
+
+
+_PUBLISHED = (*_keras(), *_tpu(), *_automl(), *_torchvision(), *_timm())
