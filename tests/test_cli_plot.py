@@ -142,8 +142,8 @@ def test_predict_explains(command, model_files, photos, tmp_path):
 def test_what_predict_cannot_explain(command, model_files, photos, tmp_path):
     (tmp_path / "there").mkdir()
     for model, folder, message in (
-        (model_files["float32"], "why", "pass the .keras file of the same network"),
-        (model_files["saved_model"], "why", "pass the .keras file of the same network"),
+        (model_files["float32"], "why", "Only a .keras file has the gradients"),
+        (model_files["saved_model"], "why", "Only a .keras file has the gradients"),
         (model_files["keras"], "there", "--overwrite"),
     ):
         code, out, err = command("predict", model, photos[0], "--explain", folder)
