@@ -27,7 +27,17 @@ GRAPH = {
     "model": {"layers", "scaling", "spec", "errors", "variable_names"},
     "losses": set(),
     "task": {"errors", "losses"},
-    "weights": {"model", "layers", "scaling", "spec", "errors", "files", "description", "task"},
+    "weights": {
+        "model",
+        "layers",
+        "scaling",
+        "spec",
+        "errors",
+        "files",
+        "description",
+        "task",
+        "_version",
+    },
     "variants": {"model", "layers", "scaling", "spec", "errors", "weights"},
 }
 CORE = {*STDLIB_ONLY, *GRAPH}
