@@ -13,6 +13,7 @@ from weights_helpers import application, images, outputs, randomize, relative_di
 
 import keras_efficientnet as ke
 from keras_efficientnet import spec, weights
+from keras_efficientnet.description import read_description
 
 SLOW = ("B1", "B2", "B3", "B4", "B7", "V2-B1", "V2-B2", "V2-B3", "V2-S")
 EXHAUSTIVE = ("B5", "B6", "V2-M", "V2-L")
@@ -266,6 +267,11 @@ def test_structure_is_the_models(network):
 def test_convert(name, file, peer, network, tmp_path):
     output = tmp_path / name
     assert weights.convert(file, "B0", output).complete
+    if name.endswith(".keras"):
+        found = read_description(output)
+        assert found
+        assert (found.image_size, found.crop_fraction) == (224, 0.875)
+        assert found.class_names == weights.imagenet_classes()
     randomize(network, seed=7)
     assert ke.load_weights(network, output).complete
     assert relative_difference(outputs(network, images()), outputs(peer, images())) < 1e-5
@@ -304,3 +310,12 @@ def test_an_archive_is_read_once(network, tmp_path):
 def bytes_read():
     fields = Path("/proc/self/io").read_text().split()
     return int(fields[fields.index("rchar:") + 1])
+
+
+def test_a_converted_file_is_used_at_its_own_size(tmp_path):
+    source, output = tmp_path / "b1.weights.h5", tmp_path / "b1.keras"
+    ke.EfficientNetB1(input_shape=(32, 32, 3)).save_weights(source)
+    weights.convert(source, "B1", output)
+    predictor = ke.Predictor(output)
+    assert predictor.description.image_size == 240
+    assert predictor.description.crop_fraction == 240 / 272

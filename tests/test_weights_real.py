@@ -36,7 +36,7 @@ def test_the_missing_tensors_are_reported():
     network = ke.EfficientNetB0()
     with pytest.raises(ke.InputError, match="3 missing"):
         ke.load_weights(network, WEIGHTS)
-    report = ke.load_weights(network, WEIGHTS, strict=False)
+    report = ke.load_weights(network, WEIGHTS, strict=False, pixels="imagenet")
     assert report.missing == (
         "block7a.project.conv.kernel",
         "head.conv.kernel",
@@ -90,16 +90,18 @@ def test_eight_bits_agree_with_float_on_real_photos(flowers, tmp_path):
         model,
         tmp_path,
         quantize="int8",
-        calibration=ke.deploy.Calibration(train[::3], val),
+        calibration=ke.deploy.CalibrationSet(train[::3], val),
         description={"class_names": tuple("abcde")},
     )
-    found = report["quantization"]["tflite_int8"]
-    assert report["agreement"]["tflite_int8"] >= 0.97
-    assert found["agreement"] == report["agreement"]["tflite_int8"]
-    assert found["equalized"]
-    assert not found["in_float"]
-    assert found["size"] <= 0.4
-    assert found["latency"] < 0.8  # 0.55 on an idle machine
+    file = report.file("model_int8.tflite")
+    found = file.int8
+    assert found
+    assert file.agreement
+    assert file.agreement >= 0.97
+    assert found.equalized
+    assert not found.float_parts
+    assert found.size <= 0.4
+    assert found.latency < 0.8  # 0.55 on an idle machine
 
 
 @pytest.mark.slow

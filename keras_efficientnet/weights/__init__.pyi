@@ -7,9 +7,9 @@ from .conversion import inspect as inspect
 from .download import fetch as fetch
 from .loading import load_weights as load_weights
 from .matching import LoadReport as LoadReport
-from .pretrained import find_pretrained as find_pretrained
 from .pretrained import imagenet_classes as imagenet_classes
-from .pretrained import is_pretrained as is_pretrained
 from .pretrained import open_pretrained as open_pretrained
 from .pretrained import pretrained_file as pretrained_file
 from .readers import open_weight_file as open_weight_file
+from .registry import find_pretrained as find_pretrained
+from .registry import is_pretrained as is_pretrained

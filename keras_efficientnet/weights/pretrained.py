@@ -1,7 +1,6 @@
 """Networks with published weights by name, ready to classify photos."""
 
 import functools
-import os
 from pathlib import Path
 
 import keras
@@ -9,15 +8,12 @@ import keras
 from keras_efficientnet import model
 from keras_efficientnet._version import __version__
 from keras_efficientnet.description import ModelDescription, write_description
-from keras_efficientnet.errors import InputError
 from keras_efficientnet.files import atomic_write
 from keras_efficientnet.spec import VariantSpec
-from keras_efficientnet.weights import download, registry
+from keras_efficientnet.weights import download
 from keras_efficientnet.weights.loading import load_weights
-from keras_efficientnet.weights.registry import PretrainedWeights
+from keras_efficientnet.weights.registry import find_pretrained
 
-# Its weights come with the package.
-DEFAULT_VARIANT = "Lite0"
 IMAGENET_CLASSES = 1000
 
 
@@ -28,33 +24,6 @@ def imagenet_classes() -> tuple[str, ...]:
     Each is the first word of its WordNet synset, or two words where that would not be unique.
     """
     return tuple(Path(__file__).with_name("imagenet_classes.txt").read_text("utf-8").splitlines())
-
-
-def is_pretrained(name: str | os.PathLike) -> bool:
-    """Whether this names published weights, as `find_pretrained` takes it, and is no path."""
-    known = {entry.name for entry in registry.table()}
-    return isinstance(name, str) and name.partition(":")[0] in known and not os.path.exists(name)
-
-
-def find_pretrained(name: str) -> PretrainedWeights:
-    """Looks published weights up by one text.
-
-    Args:
-        name: of the weights, and a colon and the variant: `"noisy-student:B4"`. Without a
-            variant, Lite0 is meant, or the only variant that has weights of that name.
-
-    Raises:
-        InputError: if there are none of that name.
-    """
-    kind, _, variant = name.partition(":")
-    having = [entry.variant for entry in registry.table() if entry.name == kind]
-    if not variant and DEFAULT_VARIANT not in having and len(having) > 1:
-        raise InputError(
-            f"weights={name!r} are published for several networks; add one of "
-            f"{', '.join(having)}, as in '{kind}:{having[0]}'."
-        )
-    default = DEFAULT_VARIANT if DEFAULT_VARIANT in having else (*having, DEFAULT_VARIANT)[0]
-    return registry.find(variant or default, kind)
 
 
 def open_pretrained(name: str) -> tuple[keras.Model, ModelDescription]:

@@ -17,6 +17,7 @@ Google's EdgeTPU checkpoints are not here: their graph is not this package's
 """
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,6 +26,9 @@ from keras_efficientnet import scaling, spec
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.scaling import Variant
 from keras_efficientnet.spec import PIXELS, Padding, Pixels, VariantSpec
+
+# Its weights come with the package.
+DEFAULT_VARIANT = "Lite0"
 
 _KERAS = "https://storage.googleapis.com/keras-applications/"
 _KERAS_V2 = "https://storage.googleapis.com/tensorflow/keras-applications/efficientnet_v2/"
@@ -214,6 +218,33 @@ def find(variant: Variant, name: str) -> PretrainedWeights:
         f"weights={name!r} is neither an existing file nor a name of published weights of "
         f"EfficientNet-{wanted}; {choice}, or pass the path of a file."
     )
+
+
+def is_pretrained(name: str | os.PathLike) -> bool:
+    """Whether this names published weights, as `find_pretrained` takes it, and is no path."""
+    known = {entry.name for entry in table()}
+    return isinstance(name, str) and name.partition(":")[0] in known and not os.path.exists(name)
+
+
+def find_pretrained(name: str) -> PretrainedWeights:
+    """Looks published weights up by one text.
+
+    Args:
+        name: of the weights, and a colon and the variant: `"noisy-student:B4"`. Without a
+            variant, Lite0 is meant, or the only variant that has weights of that name.
+
+    Raises:
+        InputError: if there are none of that name.
+    """
+    kind, _, variant = name.partition(":")
+    having = [entry.variant for entry in table() if entry.name == kind]
+    if not variant and DEFAULT_VARIANT not in having and len(having) > 1:
+        raise InputError(
+            f"weights={name!r} are published for several networks; add one of "
+            f"{', '.join(having)}, as in '{kind}:{having[0]}'."
+        )
+    default = DEFAULT_VARIANT if DEFAULT_VARIANT in having else (*having, DEFAULT_VARIANT)[0]
+    return find(variant or default, kind)
 
 
 def _keras() -> Iterator[PretrainedWeights]:
