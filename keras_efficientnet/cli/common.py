@@ -87,13 +87,24 @@ def import_tensorflow() -> None:
         import tensorflow  # noqa: F401
 
 
-def open_model(path: Path, threads: int | None = None):
-    """Opens a model file without TensorFlow's start-up notes."""
-    from keras_efficientnet.deploy.predictor import Predictor
+def open_model(model: Path, threads: int | None = None):
+    """Opens a model file, or published weights by their name, without TensorFlow's start-up notes.
+
+    Args:
+        model: path of a file or SavedModel folder, or a name as `weights.find_pretrained` takes.
+        threads: see `Predictor`.
+    """
     from keras_efficientnet.native_logs import suppress_native_logs
 
     with suppress_native_logs():
-        return Predictor(path, threads)
+        from keras_efficientnet.deploy.predictor import Predictor
+        from keras_efficientnet.weights.pretrained import pretrained_file
+        from keras_efficientnet.weights.registry import table as published
+    kind = str(model).partition(":")[0]
+    if not model.exists() and kind in {entry.name for entry in published()}:
+        model = pretrained_file(str(model))
+    with suppress_native_logs():
+        return Predictor(model, threads)
 
 
 def print_files(report: "ExportReport") -> None:

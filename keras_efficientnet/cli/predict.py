@@ -56,8 +56,10 @@ def predict(model, paths, top, output, pictures, overwrite, workers, as_json):
     r"""Classify images with MODEL.
 
     MODEL is a .keras, .tflite or .onnx file or a SavedModel folder; class names and image
-    size come from the file itself. PATHS are image files, folders, which are searched for
-    images at any depth, and patterns such as 'photos/**/*.jpg'.
+    size come from the file itself. Or it is the name of published weights, such as 'imagenet',
+    which is Lite0, or 'imagenet:Lite2' ('keras-efficientnet weights list' shows all). PATHS are
+    image files, folders, which are searched for images at any depth, and patterns such as
+    'photos/**/*.jpg'.
 
     With --output, results are streamed, so any number of images takes constant memory; the file
     appears when it is complete. Files that cannot be read are named and skipped; the exit code
@@ -65,9 +67,10 @@ def predict(model, paths, top, output, pictures, overwrite, workers, as_json):
 
     \b
     Examples:
+      keras-efficientnet predict imagenet cat.jpg
       keras-efficientnet predict model_int8.tflite cat.jpg dog.jpg
       keras-efficientnet predict model_float32.tflite photos --output labels.csv
-      keras-efficientnet predict model.keras cat.jpg --explain why
+      keras-efficientnet predict model.keras cat.jpg --explain heatmaps
     """
     if output and output.suffix not in RESULT_SUFFIXES:
         raise InputError(f"--output {str(output)!r} must end in {' or '.join(RESULT_SUFFIXES)}.")

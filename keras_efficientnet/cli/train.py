@@ -30,7 +30,8 @@ def grouped(name: str, *options: Callable) -> Callable:
 
         for option in reversed(options):
             option(gathered)
-        names = [added.name for added in gathered.__click_params__[-len(options) :]]
+        added: Any = vars(gathered)["__click_params__"][-len(options) :]
+        names = [parameter.name for parameter in added]
         return gathered
 
     return decorate
