@@ -95,15 +95,13 @@ def open_model(model: Path, threads: int | None = None):
         threads: see `Predictor`.
     """
     from keras_efficientnet.native_logs import suppress_native_logs
+    from keras_efficientnet.weights import is_pretrained, pretrained_file
 
-    with suppress_native_logs():
-        from keras_efficientnet.deploy.predictor import Predictor
-        from keras_efficientnet.weights.pretrained import pretrained_file
-        from keras_efficientnet.weights.registry import table as published
-    kind = str(model).partition(":")[0]
-    if not model.exists() and kind in {entry.name for entry in published()}:
+    if not model.exists() and is_pretrained(str(model)):
         model = pretrained_file(str(model))
     with suppress_native_logs():
+        from keras_efficientnet.deploy.predictor import Predictor
+
         return Predictor(model, threads)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import click
 
