@@ -85,6 +85,22 @@ def test_a_pattern_into_json_lines(command, lite, folder, tmp_path, workers):
     assert [len(row["top"]) for row in rows] == [3] * 4  # all the classes there are
 
 
+def test_published_weights_answer_in_words(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "cache"))
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.full((80, 90, 3), 127, np.uint8)).save(photo)
+    code, out, err = command("predict", "imagenet", photo, "--top", 3, "--json")
+    assert code == 0, err
+    ((result,), predictor) = json.loads(out), ke.Predictor(ke.weights.pretrained_file("imagenet"))
+    named = [prediction["label"] for prediction in result["top"]]
+    assert len(named) == 3
+    assert set(named) <= set(ke.weights.imagenet_classes())
+    assert predictor.description.image_size == 224
+    code, _, err = command("predict", "imagenet:B99", photo)
+    assert code == 2
+    assert "B99" in err
+
+
 def test_results_without_an_output_go_to_the_terminal(command, lite, folder):
     code, out, err = command("predict", lite, folder / "b.jpg", folder / "none.jpg", "--json")
     assert code == 0
