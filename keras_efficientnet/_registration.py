@@ -13,12 +13,12 @@ MODULES = ("layers", "training.schedule", "training.optimizer", "losses")
 
 
 class _AfterKeras:
-    """Finds `keras` as ever, and has it followed by the modules that register classes."""
+    """Finds `keras` as usual, and imports the modules that register classes after it."""
 
     def find_spec(self, name, path=None, target=None):
         if name != "keras":
             return None
-        sys.meta_path.remove(self)  # or the search would come back here
+        sys.meta_path.remove(self)  # the search below must not come back here
         try:
             found = importlib.util.find_spec(name)
         finally:
@@ -40,7 +40,7 @@ def _register() -> None:
 
 
 def register_with_keras() -> None:
-    """Registers the classes now if Keras is imported, or else when it will be."""
+    """Registers the classes now if Keras is imported already, else as soon as it is."""
     if "keras" in sys.modules:
         _register()
     else:

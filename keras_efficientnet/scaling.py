@@ -191,7 +191,7 @@ def get_variant(variant: Variant) -> VariantSpec:
     `"v2-s"`, `"V2S"` and `"EfficientNetV2S"` are one.
 
     Raises:
-        InputError: if the name is unknown, or a spec holds what cannot be built.
+        InputError: if the name is unknown, or a spec has a value that cannot be built.
     """
     if isinstance(variant, CompoundScale):
         variant = variant.apply()

@@ -1,7 +1,7 @@
 """What a label is, and all that follows from it: head, loss, metrics, decisions, agreement.
 
-A `Task` is the only place that knows. Data sets, recipes, model descriptions, the export's gate
-and reports hold one and ask it; none of them compares its name.
+Data sets, recipes, model descriptions, the export's gate and reports have a `Task` and ask it;
+none of them compares its name.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ class Task(Protocol):
         ...
 
     def decide(self, scores: np.ndarray) -> np.ndarray:
-        """Returns what scores `[count, classes]` are taken to say, one decision per image."""
+        """Returns the decision on each image, from scores `[count, classes]`."""
         ...
 
     def correct(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

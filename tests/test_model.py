@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
+from model_helpers import outputs_of, photos
 
 import keras_efficientnet as ke
 from keras_efficientnet import layers, scaling
@@ -24,18 +25,6 @@ PARAMETERS = {
     "B5": (30_389_784, 30_562_520),
     "B7": (66_347_960, 66_658_680),
 }
-
-
-def photos(count, height, width, channels):
-    """Random pixels in 0-255, each image in a colour of its own."""
-    rng = np.random.default_rng(0)
-    colour = rng.uniform(0.2, 1, (count, 1, 1, channels))
-    return (colour * rng.uniform(0, 255, (count, height, width, channels))).astype("float32")
-
-
-def outputs_of(model, x) -> np.ndarray:
-    """Calls the model without tracing it, which takes longer than these small networks do."""
-    return np.asarray(ops.convert_to_numpy(model(x, training=False)))
 
 
 def drop_rates(model):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import keras_efficientnet as ke
 from keras_efficientnet import scaling, spec
+from keras_efficientnet.scaling import ConvSpec
 from keras_efficientnet.spec import StageSpec, VariantSpec
 
 B0 = spec.VARIANTS["B0"]
@@ -136,6 +137,38 @@ def test_stages_can_keep_their_repeats_and_have_no_squeeze_excite():
         ("block3a", 1),
         ("block3b", 1),
     ]
+
+
+def test_a_block_s_convolutions():
+    _, plain, *_ = scaling.expand_blocks("B0")  # block2a
+    assert scaling.block_convolutions(plain) == (
+        ConvSpec(1, 1, 16, 96),
+        ConvSpec(3, 2, 96, 96, depthwise=True),
+        ConvSpec(1, 1, 96, 24, activated=False),
+    )
+    first = scaling.block_convolutions(scaling.expand_blocks("B0")[0])
+    assert first.expand is None  # nothing grows from 32 channels to 32
+    depthwise = ConvSpec(3, 1, 32, 32, depthwise=True)
+    assert first.depthwise == depthwise
+    assert depthwise.kernel_shape == (3, 3, 32, 1)
+
+
+def test_a_fused_block_s_convolutions():
+    single, _, fused, *_ = scaling.expand_blocks("V2-S")  # block1a, block2a
+    assert scaling.block_convolutions(single) == (None, None, ConvSpec(3, 1, 24, 24))
+    assert scaling.block_convolutions(fused) == (
+        ConvSpec(3, 2, 24, 96),
+        None,
+        ConvSpec(1, 1, 96, 48, activated=False),
+    )
+    assert ConvSpec(3, 2, 24, 96).kernel_shape == (3, 3, 24, 96)
+
+
+def test_the_convolutions_of_stem_and_head():
+    b2 = spec.VARIANTS["B2"]
+    assert scaling.stem_convolution(b2) == ConvSpec(3, 2, 3, 32)
+    assert scaling.stem_convolution(b2, channels=1).in_filters == 1
+    assert scaling.head_convolution(b2, 352) == ConvSpec(1, 1, 352, 1408)
 
 
 def test_stem_and_head_can_keep_their_filters():
@@ -324,6 +357,32 @@ def test_variants_are_found_by_name_spec_and_scale():
 def test_an_unknown_variant_is_refused_with_the_known_ones(unknown):
     with pytest.raises(ke.InputError, match=r"Unknown variant .*choose one of B0, B1, .*L2"):
         scaling.get_variant(unknown)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stages": ()}, "Variant 'B0' must have at least one stage"),
+        ({"width": math.nan}, "Variant 'B0': width=nan must be from 1e-06 to 10,000"),
+        ({"depth": "2"}, "Variant 'B0': depth='2' must be from"),
+        ({"resolution": 224.5}, r"resolution=224\.5 must be a whole number from 1 to 16,777,216"),
+        ({"dropout_rate": 1.0}, r"dropout_rate=1\.0 must be from 0 to 0\.999"),
+        ({"activation": "gelu"}, "activation='gelu' must be one of swish, relu6, relu"),
+        ({"padding": None}, "padding=None must be one of same, symmetric"),
+        ({"stage": {"kind": "dense"}}, "'B0', stage 3: kind='dense' must be one of mbconv, fused_"),
+        ({"stage": {"stride": 3}}, "'B0', stage 3: stride=3 must be a whole number from 1 to 2"),
+        ({"stage": {"repeats": 0}}, "'B0', stage 3: repeats=0 must be a whole number from 1"),
+        ({"stage": {"se_ratio": -1}}, "'B0', stage 3: se_ratio=-1 must be from 0 to 100"),
+        ({"stage": {"expand_from": 0}}, "'B0', stage 3: expand_from=0 must be a whole number"),
+    ],
+)
+def test_a_spec_that_cannot_be_built_is_refused(changes, message):
+    if stage := changes.get("stage"):
+        stages = list(B0.stages)
+        stages[2] = dataclasses.replace(stages[2], **stage)
+        changes = {"stages": tuple(stages)}
+    with pytest.raises(ke.InputError, match=message):
+        scaling.get_variant(dataclasses.replace(B0, **changes))
 
 
 def test_drop_rates_grow_by_the_scaled_block_count():

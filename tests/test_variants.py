@@ -10,22 +10,12 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from model_helpers import outputs_of, photos
 
 import keras_efficientnet as ke
 from keras_efficientnet import model, variants
 
 NAMES = ["B0", "B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "L2"]
-
-
-def photos(count, height, width, channels):
-    """Random pixels in 0-255, each image in a colour of its own."""
-    rng = np.random.default_rng(0)
-    colour = rng.uniform(0.2, 1, (count, 1, 1, channels))
-    return (colour * rng.uniform(0, 255, (count, height, width, channels))).astype("float32")
-
-
-def outputs_of(model, x) -> np.ndarray:
-    return np.asarray(ops.convert_to_numpy(model(x, training=False)))
 
 
 def pair(name, shape, **options):

@@ -68,7 +68,7 @@ def variables(model: keras.Model) -> dict[str, Any]:
 
 
 def block_names(names: Iterable[str]) -> tuple[str, ...]:
-    """The blocks that canonical names speak of, in order."""
+    """The blocks that occur in canonical names, in order."""
     blocks = (name.partition(".")[0] for name in names)
     return tuple(dict.fromkeys(block for block in blocks if block.startswith("block")))
 
@@ -99,7 +99,7 @@ def _shapes(part: str, conv: ConvSpec) -> Shapes:
 
 
 def closest_variant(checkpoint: WeightFile) -> tuple[str, bool]:
-    """The published variant whose structure a file comes nearest to.
+    """The published variant whose structure is nearest to a file's.
 
     Returns:
         Its name, and whether all of the file fits it, whatever its number of classes and
@@ -120,7 +120,7 @@ def closest_variant(checkpoint: WeightFile) -> tuple[str, bool]:
 
 
 def matching_variant(model: keras.Model) -> str | None:
-    """The published variant that a model has the structure of; None if it has none's."""
+    """The published variant with the structure of a model; None if there is none."""
     found = {name: tuple(v.shape) for name, v in variables(model).items()}
     for name in spec.VARIANTS:
         wanted = shapes(name)
