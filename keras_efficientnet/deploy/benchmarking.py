@@ -71,20 +71,18 @@ def benchmark(
         for count in counts
     }
     found = measure_interleaved(commands, repeats)
-    results = []
-    for (model, count), figures in found.items():
-        first = found[str(Path(models[0])), count]["rounds_ms"]
-        rounds = figures.pop("rounds_ms")
-        del figures["rounds_images_per_second"]
-        results.append(
-            {
-                "model": model,
-                "threads": count,
-                "size": size_in_bytes(Path(model)),
-                **figures,
-                "speedup": ratios(first, rounds),
-            }
-        )
+    results = [
+        {
+            "model": model,
+            "threads": count,
+            "size": size_in_bytes(Path(model)),
+            **{name: value for name, value in figures.items() if not name.startswith("rounds")},
+            "speedup": ratios(
+                found[str(Path(models[0])), count]["rounds_ms"], figures["rounds_ms"]
+            ),
+        }
+        for (model, count), figures in found.items()
+    ]
     return {
         "machine": {"processor": processor(), "cores": runtime.available_cores()},
         "repeats": repeats,
