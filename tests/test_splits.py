@@ -3,7 +3,8 @@ import pytest
 from keras_efficientnet.data.splits import split_of
 
 SPELLINGS = {
-    "train": "train training trainset train_set training_set seg_train TRAIN Training-Data train2017 trainval",
+    "train": "train training trainset train_set training_set seg_train TRAIN Training-Data "
+    "train2017 trainval",
     "val": "val valid validation dev eval Validation_Set VAL dev-set",
     "test": "test testing test_set seg_test Testing testdata test.images test1",
     None: "tested trained trainer validity valley contest pred unlabelled evaluator t",
