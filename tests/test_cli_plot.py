@@ -2,31 +2,19 @@
 
 import csv
 import json
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from keras_efficientnet import study
-from keras_efficientnet.cli import main
+
+pytest_plugins = "cli_helpers"
 
 
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Runs the command line here; returns its exit code, standard output and error."""
+@pytest.fixture(autouse=True)
+def _folder_of_its_own(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["keras-efficientnet", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return command
 
 
 @pytest.fixture
