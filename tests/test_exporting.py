@@ -159,7 +159,7 @@ def test_a_file_below_the_gate_is_never_in_place_whatever_the_search_counted(
     decisions = network.scores(photos).argmax(1)
     pairs = np.array([(i, j) for i in range(40) for j in range(i) if decisions[i] != decisions[j]])
     first, second = photos[pairs[::4][:40].T].astype(float)
-    low, high = np.zeros(len(first)), np.ones(len(first))
+    low, high, between = np.zeros(len(first)), np.ones(len(first)), photos[:0]
     for _ in range(12):  # towards the place between the two where the decision changes
         middle = (low + high) / 2
         share = middle[:, None, None, None]

@@ -55,7 +55,7 @@ def leondgarse(layer):
 
 
 def qubvel(layer):
-    return {"predictions": "probs"}.get(layer, layer).replace("_se/", "_se_")
+    return "probs" if layer == "predictions" else layer.replace("_se/", "_se_")
 
 
 @pytest.mark.parametrize("rename", [leondgarse, qubvel])
