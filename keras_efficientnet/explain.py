@@ -166,8 +166,8 @@ def explained(
         `InputError` that says why it cannot be read and None.
 
     Raises:
-        InputError: if the predictor's file is not a .keras file, or the folder cannot be
-            written.
+        InputError: if the predictor's file is not a .keras file, the folder cannot be written,
+            or no image can be read.
     """
     if predictor.keras_model is None:
         raise InputError("Only a .keras file has the gradients that an explanation takes.")
@@ -191,6 +191,8 @@ def explained(
             name = _free_name(file, taken)
             _side_by_side(pixels[1], heatmap).save(unfinished / name)
             yield file, predictor.top(scores, count), Path(folder, name)
+        if not taken:
+            raise InputError(f"No image could be read, so {str(folder)!r} was not written.")
 
 
 def _side_by_side(pixels: np.ndarray, heatmap: np.ndarray) -> Image.Image:
