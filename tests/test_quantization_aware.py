@@ -47,13 +47,13 @@ def test_fine_tuning_beats_quantization_after_training(model, tmp_path, monkeypa
     check = doubtful(content, 64)
     expected = run(content, check)
 
-    def error(network):
+    def error(network):  # the divergence that fine-tuning lowers, in the file
         scores = run(plain_int8(network, images), check)
-        return np.square(np.log(scores + 1e-3) - np.log(expected + 1e-3)).mean()
+        return (expected * np.log((expected + 1e-6) / (scores + 1e-6))).sum(-1).mean()
 
     before = [np.array(value) for value in model.get_weights()]
     tuned = quantization_aware.fine_tune(model, images, epochs=12, range_images=images)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     assert [w.path for w in tuned.weights] == [w.path for w in model.weights]
-    assert error(float_content(tuned, tmp_path)) < 0.95 * error(content)
+    assert error(float_content(tuned, tmp_path)) < 0.9 * error(content)  # it is 0.6 times
