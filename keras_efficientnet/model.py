@@ -205,8 +205,20 @@ def _input(input_tensor, input_shape, default_size: int | None) -> Any:
 
 
 def _sources(tensor: Any) -> Any:
-    """The inputs that a tensor is computed from."""
-    sources = keras.utils.get_source_inputs(tensor)
+    """The inputs that a tensor is computed from.
+
+    `keras.utils.get_source_inputs` walks every path, and each skip doubles their number.
+    """
+    sources, seen, pending = [], set(), [tensor]
+    while pending:
+        operation, index, _ = pending.pop()._keras_history
+        node = operation._inbound_nodes[index]
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.is_input:
+            sources += node.output_tensors
+        pending += reversed(node.input_tensors)
     # A list of one input would make Keras warn about every plain array it is called with.
     return sources[0] if len(sources) == 1 else sources
 

@@ -355,7 +355,7 @@ def test_preprocessing_in_the_graph_is_normalization_by_hand(small, randomize, c
         ({"input_shape": (31, 64, 3)}, r"\(31, 64, 3\) is too small: .* at least 32 pixels"),
         ({"input_shape": (64, 16, 3)}, r"\(64, 16, 3\) is too small"),
         ({"input_tensor": (31, 64, 3)}, r"\(31, 64, 3\) is too small"),
-        ({"input_shape": (64, 64)}, r"input_shape=\(64, 64\) must have three entries"),
+        ({"input_shape": (64, 64)}, r"input_shape=\(64, 64\) must be three entries"),
         ({"input_shape": (64, 64, None)}, "must have a known number of channels"),
         ({"pooling": "sum"}, "pooling='sum' must be None, 'avg' or 'max'"),
         ({"classes": 0}, "classes=0 must be a whole number of at least 1"),
