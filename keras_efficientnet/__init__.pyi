@@ -17,6 +17,7 @@ from .description import ModelDescription as ModelDescription
 from .description import read_description as read_description
 from .errors import InputError as InputError
 from .errors import RunError as RunError
+from .fine_tuning import finetune as finetune
 from .model import feature_pyramid as feature_pyramid
 from .run import train as train
 from .spec import StageSpec as StageSpec

@@ -55,6 +55,8 @@ class ModelDescription:
         data: what it was trained on, for the model card.
         recipe: how it was trained, for the model card; may have several lines.
         task: what its outputs mean, see `task`.
+        temperature: that the logits were divided by, in the classifier's own weights, so that
+            probabilities fit held-out images; 1 where they were not.
     """
 
     variant: str
@@ -69,6 +71,7 @@ class ModelDescription:
     data: str = ""
     recipe: str = ""
     task: str = SINGLE_LABEL.name
+    temperature: float = 1.0
 
     def __post_init__(self):
         """Refuses values that a stranger's file could bring in, without repeating them."""
@@ -86,6 +89,10 @@ class ModelDescription:
                 "above 0 and at most 1",
             ),
             "pixel_mean or pixel_std": (_are_pixels(self.pixel_mean, self.pixel_std), pixels),
+            "temperature": (
+                isinstance(self.temperature, int | float) and 0 < self.temperature < float("inf"),
+                "above 0",
+            ),
             "task": (self.task in tuple(TASKS), f"one of {', '.join(TASKS)}"),
         }
         for name in _TEXTS:

@@ -23,6 +23,12 @@ from keras_efficientnet.deploy.runtime import available_cores
 from keras_efficientnet.description import ModelDescription
 from keras_efficientnet.errors import InputError, RunError, reason, require_choice
 from keras_efficientnet.files import atomic_write
+from keras_efficientnet.fine_tuning import (
+    HELD_OUT_BYTES,
+    calibrate,
+    find_weights,
+    load_pretrained,
+)
 from keras_efficientnet.native_logs import suppress_native_logs
 from keras_efficientnet.report import (
     HeldOutResult,
@@ -43,11 +49,8 @@ from keras_efficientnet.training.planning import describe_recipe, plan_stages
 from keras_efficientnet.training.recipes import Recipe
 from keras_efficientnet.training.recipes import recipe as get_recipe
 from keras_efficientnet.training.trainer import RunConfig, dtype_policy, fit
-from keras_efficientnet.weights import load_weights, structure
 
 OUTPUT_ROOT = Path("saved_models")
-# Held-out images are kept in memory as pixels; more than this are sampled evenly.
-HELD_OUT_BYTES = 2 * 2**30
 # The file that held-out images are evaluated with, where it could be made: it is the same on
 # every backend, and fast.
 EVALUATED_FILE = "model_float32.tflite"
@@ -82,15 +85,17 @@ def train(
 
     While it runs, checkpoints are kept in `OUTPUT.partial`: a run that was interrupted in any
     way continues from the newest when it is called again with the same arguments and
-    `if_exists="resume"`. On several hosts (`distribution.on_hosts`) the first process alone
+    `if_exists="resume"`. On several hosts (`training.on_hosts`) the first process alone
     reads and writes files.
 
     Args:
         data: a data set or its name, see `data.sources.load`.
         variant: network to train.
-        recipe: how it is trained; `training.recipe("small", variant)` if None.
-        weights: file or name of the weights to start from, as the builders take it. When
-            fine-tuning, layers that it lacks start from random weights.
+        recipe: how it is trained; if None, `training.recipe("finetune", variant)` with weights
+            and `training.recipe("small", variant)` without.
+        weights: file or name of the weights to start from, as the builders take it, or
+            `"auto"`, see `fine_tuning.find_weights`. When fine-tuning, layers that it lacks start
+            from random weights.
         image_size: side of the input in pixels; by default that of the data set where it has
             one, else the variant's.
         output: folder for the results; `saved_models/DATA-VARIANT` if None. It appears when
@@ -110,13 +115,16 @@ def train(
     started = time.monotonic()
     require_choice("if_exists", if_exists, IF_EXISTS)
     variant, config = scaling.get_variant(variant), config or TrainConfig()
-    recipe = recipe or get_recipe("small", variant)
-    if recipe.fine_tuning and weights is None:
+    if recipe and recipe.fine_tuning and weights is None:
         raise InputError("Fine-tuning needs weights to start from; pass --weights.")
     if output:
         refuse_existing(Path(output), if_exists)  # before the data are read
     data = sources.load(data) if isinstance(data, str) else data
-    weights = None if weights is None else os.fspath(weights)
+    if weights is not None:
+        variant, weights = find_weights(variant, weights)
+    recipe = recipe or get_recipe(
+        "small" if weights is None else "finetune", variant, len(data.train)
+    )
     run = _Run(variant, data, _of_full_batches(recipe, data), weights, image_size, config)
     output = Path(output or OUTPUT_ROOT / f"{data.name}-{variant.name.lower()}")
     distribution.leave_devices_to_jax()
@@ -132,7 +140,7 @@ def train(
         held_out = pipeline.evaluation_arrays(
             data.test, run.image_size, data.crop_fraction, in_memory
         )
-        model, history = _trained(run, held_out, folder and folder.path)
+        model, history, temperature = _trained(run, held_out, folder and folder.path)
         if folder is None:
             return None
         with atomic_write(output, folder.overwrite, folder.path / "output") as written:
@@ -140,7 +148,7 @@ def train(
             _write_history(written / "history.csv", history)
             if (folder.path / "tensorboard").is_dir():
                 shutil.copytree(folder.path / "tensorboard", written / "tensorboard")
-            export = _export(run, model, held_out, written)
+            export = _export(run, model, temperature, held_out, written)
             evaluation, images = _evaluation(run.data, held_out, export, written)
             report = RunReport(
                 settings=run.settings,
@@ -243,14 +251,17 @@ def _run_folder(
 
 def _trained(
     run: _Run, held_out: Images, folder: Path | None
-) -> tuple[keras.Model, list[dict[str, Any]]]:
-    """Returns the trained network in float32, for images of one size, and the history."""
+) -> tuple[keras.Model, list[dict[str, Any]], float]:
+    """Returns the trained network in float32, for images of one size.
+
+    With it come the history, and the temperature that its logits were divided by.
+    """
     sizes = {stage.image_size for stage in plan_stages(run.recipe, run.train_image_size)}
     with distribution.over_devices(run.config.devices), dtype_policy(run.config.precision):
         model = run.network(run.image_size if sizes == {run.image_size} else None)
         recipe = run.recipe
         if run.weights is not None:
-            recipe = _load(model, run.weights, recipe)
+            recipe = load_pretrained(model, run.weights, recipe)
         history = fit(
             model,
             run.data,
@@ -263,24 +274,10 @@ def _trained(
         )
     exported = run.network(run.image_size)
     exported.set_weights(model.get_weights())
-    return exported, history
-
-
-def _load(model: keras.Model, weights: str, recipe: Recipe) -> Recipe:
-    """Loads weights; returns the recipe, which names the first layer that got none."""
-    report = load_weights(model, weights, strict=not recipe.fine_tuning)
-    if report.unexpected or report.mismatched or report.differences:
-        raise InputError(f"Weights {weights!r} do not fit: {report.problems()}.")
-    if not (recipe.fine_tuning and report.missing):
-        return recipe
-    print(
-        f"Initialized at random, as not in {weights}: {', '.join(report.missing)}", file=sys.stderr
-    )
-    variables = structure.variables(model).items()
-    fresh = {id(variable) for name, variable in variables if name not in report.loaded}
-    first = next(layer.name for layer in model.layers if fresh & set(map(id, layer.weights)))
-    tuning = dataclasses.replace(recipe.fine_tuning, fresh_from=first)
-    return dataclasses.replace(recipe, fine_tuning=tuning)
+    temperature = 1.0
+    if recipe.fine_tuning and folder:
+        temperature = calibrate(exported, *held_out)
+    return exported, history, temperature
 
 
 def _make_deterministic() -> None:
@@ -290,7 +287,9 @@ def _make_deterministic() -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def _export(run: _Run, model: keras.Model, held_out: Images, folder: Path) -> ExportReport:
+def _export(
+    run: _Run, model: keras.Model, temperature: float, held_out: Images, folder: Path
+) -> ExportReport:
     """Writes and verifies the model files."""
     print("Exporting and verifying the model files ...", file=sys.stderr)
     calibration = deploy.CalibrationSet.from_dataset(
@@ -304,7 +303,7 @@ def _export(run: _Run, model: keras.Model, held_out: Images, folder: Path) -> Ex
             ("keras", "saved_model", "tflite"),
             ("float32", "int8"),
             calibration,
-            description=run.description,
+            description=dataclasses.replace(run.description, temperature=temperature),
         )
     except deploy.ExportError as error:  # the other files are worth keeping
         if "model.keras" not in [file.name for file in error.report.files]:

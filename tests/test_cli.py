@@ -378,8 +378,8 @@ def test_bad_input_ends_in_one_sentence(trained, photos, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--recipe", "tiny"], "choose paper, small, finetune, v2-progressive"),
-        (["--recipe", "finetune"], "needs weights to start from; pass --weights"),
+        (["--recipe", "tiny"], "choose paper, small, finetune, probe, v2-progressive"),
+        (["--recipe", "finetune", "--weights", "none"], "needs weights to start from; pass --weights"),
         (["--set", "magnitude"], "NAME=VALUE"),
         (["--set", "magnitud=3"], "no 'magnitud'; it has .*magnitude"),
         (["--set", "progressive.magnitude=5"], "no 'progressive.magnitude'; it has"),

@@ -1,5 +1,6 @@
 import keras
 import numpy as np
+import numpy as np
 import pytest
 
 import keras_efficientnet as ke
@@ -22,19 +23,49 @@ def test_small_recipe_ends_as_low_as_the_papers(epochs):
     assert last_factor("small", epochs=epochs) == pytest.approx(last_factor("paper"), rel=0.04)
 
 
-def test_each_phase_of_fine_tuning_warms_up_to_its_peak():
-    chosen = recipe("finetune", epochs=10, head_epochs=4, learning_rate=1e-6, warmup_epochs=2)
+def test_fine_tuning_warms_up_and_falls_to_nothing_by_a_cosine():
+    chosen = recipe("finetune", epochs=10, learning_rate=1e-6, warmup_epochs=2)
     rows = learning_rates(chosen, steps_per_epoch=10)
     assert [row["epoch"] for row in rows] == pytest.approx([step / 10 for step in range(100)])
-    for name, peak, steps in (("head", 20e-6, 40), ("blocks", 1e-6, 60)):
-        rates = [row["learning_rate"] for row in rows if row["stage"] == name]
-        assert len(rates) == steps
-        assert rates[0] == 0
-        # The recipe's warm-up, squeezed into the phase as its decay is.
-        warmed = 2 * steps // 10
-        assert rates[warmed - 1] == pytest.approx(peak * (1 - 1 / warmed), rel=1e-4)
-        assert max(rates) <= peak
-        assert max(rates) > 0.8 * peak
+    assert {row["stage"] for row in rows} == {"fine-tune"}
+    rates = np.array([row["learning_rate"] for row in rows])
+    steps = np.arange(100)
+    cosine = 0.5e-6 * (1 + np.cos(np.pi * (steps - 20) / 80))
+    np.testing.assert_allclose(rates, np.where(steps < 20, 1e-6 * steps / 20, cosine), atol=1e-12)
+    assert learning_rates(recipe("probe")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("rmsprop", keras.optimizers.RMSprop),
+        ("sgd", keras.optimizers.SGD),
+        ("adamw", keras.optimizers.AdamW),
+        ("lion", keras.optimizers.Lion),
+    ],
+)
+def test_every_optimizer_takes_the_layers_rates(name, kind, tiny):
+    options = {"optimizer": name, "warmup_epochs": 0, "layer_decay": 0.5, "learning_rate": 1e-3}
+    model = ke.EfficientNet(tiny, input_shape=(32, 32, 3), classes=3)
+    ke.freeze_batch_norm(model)
+    compile_model(model, recipe("finetune", **options, weight_decay=0.0), 5)
+    assert isinstance(model.optimizer, kind)
+    before = {variable.path: variable.numpy() for variable in model.trainable_variables}
+    model.optimizer.apply(
+        [keras.ops.ones_like(variable) for variable in model.trainable_variables],
+        model.trainable_variables,
+    )
+    moved = {
+        variable.path.split("/")[0]: float(abs(before[variable.path] - variable.numpy()).max())
+        for variable in model.trainable_variables
+    }
+    # Equal gradients, so that steps differ by the rates alone.
+    assert moved["top_conv"] == pytest.approx(moved["predictions"] / 2, rel=1e-3)
+    assert moved["stem_conv"] < moved["block1a_dwconv"] < moved["top_conv"]
+    model.optimizer.rate_scale.assign(0.25)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.25e-3)
+    copy = type(model.optimizer).from_config(model.optimizer.get_config())
+    assert copy.rate_factors == model.optimizer.rate_factors
 
 
 def test_progressive_stages_share_one_schedule():

@@ -21,17 +21,11 @@ def test_a_given_learning_rate_is_the_peak_at_any_batch_size(name, batch_size):
 
 
 @pytest.mark.parametrize("batch_size", [4, 32])
-def test_fine_tuning_keeps_the_ratio_of_its_phases_learning_rates(batch_size):
-    chosen = recipe("finetune", learning_rate=1e-6, batch_size=batch_size)
-    head, blocks = plan_stages(chosen, 224)
-    assert blocks.peak_learning_rate == 1e-6
-    assert head.peak_learning_rate == pytest.approx(20e-6)  # 0.08 / 0.004
-    text = describe_recipe(chosen, 224)
-    assert "peak learning rate 2e-05 (20 times learning_rate)" in text
-    by_batch = plan_stages(recipe("finetune", batch_size=batch_size), 224)
-    assert [stage.peak_learning_rate for stage in by_batch] == pytest.approx(
-        [0.08 * batch_size / 256, 0.004 * batch_size / 256]
-    )
+def test_fine_tunings_learning_rate_is_the_same_at_any_batch_size(batch_size):
+    chosen = recipe("finetune", batch_size=batch_size)
+    assert peak_learning_rate(chosen) == peak_learning_rate(recipe("finetune"))
+    scaled = recipe("finetune", batch_size=batch_size, base_learning_rate=0.016)
+    assert peak_learning_rate(scaled) == pytest.approx(0.016 * batch_size / 256)
 
 
 @pytest.mark.parametrize(
@@ -82,16 +76,18 @@ def test_progressive_stages_can_be_fewer_and_fixed():
     assert [stage.image_size for stage in plan] == [40, 48, 56, 64]
 
 
-def test_fine_tuning_has_two_phases():
-    chosen = recipe("finetune", epochs=10, head_epochs=4, fresh_from="head", unfreeze_from="block6")
-    head, blocks = plan_stages(chosen, 224)
-    assert (head.epochs, head.unfreeze_from) == (4, "head")
-    assert (blocks.epochs, blocks.unfreeze_from) == (6, "block6")
-    (only,) = plan_stages(recipe("finetune", epochs=10, head_epochs=0), 224)
-    assert (only.epochs, only.unfreeze_from) == (10, "block5")
+def test_fine_tuning_is_a_probe_and_one_stage():
+    chosen = recipe("finetune", epochs=10, unfreeze_from="block6")
+    (stage,) = plan_stages(chosen, 224)
+    assert (stage.name, stage.epochs, stage.unfreeze_from) == ("fine-tune", 10, "block6")
+    assert plan_stages(recipe("probe"), 224) == ()
+    for name in ("probe", "finetune"):
+        assert "probe: solved on the frozen network's features at 224 px" in describe_recipe(
+            recipe(name), 224
+        )
 
 
-@pytest.mark.parametrize("name", ["paper", "small", "finetune", "v2-progressive"])
+@pytest.mark.parametrize("name", ["paper", "small", "finetune", "probe", "v2-progressive"])
 def test_the_description_has_every_value_under_the_name_that_overrides_it(name):
     chosen = recipe(name, "B0")
     text = describe_recipe(chosen, 224)

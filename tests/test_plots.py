@@ -338,14 +338,7 @@ def test_the_schedule_is_that_of_the_recipe():
     (axes,) = plots.learning_rate_schedule(rows).axes
     assert axes.texts[0].get_text() == "0.255 in epoch 4.98"
 
-    # Each phase of fine-tuning has its own schedule; progressive stages share one.
-    tuning = ke.training.recipe("finetune")
-    rows = ke.training.learning_rates(tuning, 10)
-    assert tuning.fine_tuning
-    begin = 10 * tuning.fine_tuning.head_epochs
-    assert [rows[begin - 1]["stage"], rows[begin]["stage"]] == ["head", "blocks"]
-    assert rows[begin]["learning_rate"] == 0
-    assert len(rows) == 10 * tuning.epochs
+    # Progressive stages share one schedule.
     rows = ke.training.learning_rates(ke.training.recipe("v2-progressive"), 10)
     assert {row["stage"] for row in rows} == {f"stage {number}" for number in range(1, 5)}
     rates = [row["learning_rate"] for row in rows[50:]]

@@ -26,13 +26,13 @@ def test_dropout_and_magnitude_are_the_variants(variant, dropout, magnitude):
 
 
 def test_overrides_reach_every_record():
-    chosen = recipe("finetune", momentum=0.8, min_crop_area=0.5, head_epochs=3)
+    chosen = recipe("finetune", momentum=0.8, min_crop_area=0.5, layer_decay=0.5)
     assert chosen.momentum == 0.8
     assert chosen.augmentation.min_crop_area == 0.5
-    assert chosen.fine_tuning == FineTuning(head_epochs=3)
+    assert chosen.fine_tuning == FineTuning(layer_decay=0.5)
     assert chosen == recipe(
         "finetune",
-        **{"recipe.momentum": 0.8, "augmentation.min_crop_area": 0.5, "fine_tuning.head_epochs": 3},
+        **{"recipe.momentum": 0.8, "augmentation.min_crop_area": 0.5, "fine_tuning.layer_decay": 0.5},
     )
 
 
@@ -51,26 +51,38 @@ def test_overrides_name_the_record_where_two_have_a_value():
 
 @pytest.mark.parametrize("name", ["epochs", "recipe.epochs"])
 def test_the_small_recipes_follow_the_number_of_epochs(name):
-    for chosen in (recipe("small", **{name: 6}), recipe("finetune", **{name: 6})):
-        assert (chosen.epochs, chosen.warmup_epochs) == (6, 1.5)
-        assert chosen.decay_epochs == pytest.approx(2.4 * 6 / 350)
-    assert chosen.fine_tuning == FineTuning(head_epochs=3)
+    chosen = recipe("small", **{name: 6})
+    assert (chosen.epochs, chosen.warmup_epochs) == (6, 1.5)
+    assert chosen.decay_epochs == pytest.approx(2.4 * 6 / 350)
+    chosen = recipe("finetune", **{name: 2})
+    assert (chosen.epochs, chosen.warmup_epochs) == (2, 0.5)
+    assert recipe("finetune", **{name: 0}).epochs == 0
+
+
+def test_fine_tuning_passes_less_often_over_more_images():
+    by_images = [recipe("finetune", images=count) for count in (25, 500, 5_000, 1_000_000)]
+    epochs = [chosen.epochs for chosen in by_images]
+    assert epochs == sorted(epochs, reverse=True)
+    assert (epochs[0], epochs[-1]) == (30, 3)
+    assert by_images[1] == recipe("finetune")
+    assert by_images[0].batch_size < by_images[1].batch_size
+    assert recipe("small", images=25) == recipe("small")
 
 
 def test_whole_parts_can_be_given_and_taken_away():
     assert recipe("v2-progressive", progressive=None, magnitude=7).progressive is None
     chosen = recipe("small", progressive=Progressive(stages=2), **{"progressive.magnitude": 4})
     assert chosen.progressive == Progressive(stages=2, magnitude=4)
-    given = FineTuning(head_epochs=1)
+    given = FineTuning(layer_decay=1.0)
     assert recipe("finetune", fine_tuning=given).fine_tuning == given
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "tiny"}, "choose paper, small, finetune, v2-progressive"),
+        ({"name": "tiny"}, "choose paper, small, finetune, probe, v2-progressive"),
         ({"name": "small", "epoch": 3}, "no 'epoch'; it has .*epochs"),
-        ({"name": "small", "head_epochs": 3}, "no 'head_epochs'"),
+        ({"name": "small", "layer_decay": 0.5}, "no 'layer_decay'"),
         ({"name": "small", "progressive.stages": 3}, "no 'progressive.stages'"),
         ({"name": "small", "optimizer.momentum": 3}, "no 'optimizer.momentum'"),
         ({"name": "small", "name.epochs": 3}, "no 'name.epochs'"),
@@ -95,8 +107,12 @@ def test_whole_parts_can_be_given_and_taken_away():
         ({"name": "v2-progressive", "stages": 0}, "stages=0 must be at least 1"),
         ({"name": "v2-progressive", "progressive.magnitude": 99}, "magnitude=99 must be from 0"),
         ({"name": "v2-progressive", "fine_tuning": FineTuning()}, "progressive or fine-tune"),
-        ({"name": "finetune", "epochs": 3, "head_epochs": 3}, "head_epochs=3 must be below epochs"),
-        ({"name": "finetune", "head_base_learning_rate": 0}, "head_base_learning_rate=0 must be"),
+        ({"name": "finetune", "epochs": -1}, "epochs=-1 must be at least 0"),
+        ({"name": "finetune", "layer_decay": 0}, "layer_decay=0 must be above 0 and at most 1"),
+        ({"name": "finetune", "keep_best": 1}, "keep_best=1 must be true or false"),
+        ({"name": "finetune", "patience": 0}, "patience=0 must be at least 1"),
+        ({"name": "small", "optimizer": "adam"}, "optimizer='adam' must be one of rmsprop, sgd"),
+        ({"name": "small", "schedule": "linear"}, "schedule='linear' must be one of exponential"),
         (
             {"name": "small", "learning_rate": 0.1, "base_learning_rate": 0.1},
             "learning_rate or base_learning_rate, not both",

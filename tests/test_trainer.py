@@ -111,7 +111,7 @@ RUNS = {
             "finetune",
             {
                 "epochs": 4,
-                "head_epochs": 2,
+                "patience": 3,
                 "unfreeze_from": "block1",
                 "fresh_from": "block2a_project_conv",
             },
@@ -330,10 +330,10 @@ def test_each_stage_trains_with_its_dropout(data):
     assert second["loss"] == pytest.approx(np.log(CLASSES), abs=1e-4)
 
 
-def test_fine_tuning_first_leaves_the_loaded_layers_alone(tiny, data):
+def test_fine_tuning_leaves_the_frozen_layers_alone(tiny, data):
     model = network(tiny, 40)
     before = {weight.path: weight.numpy() for weight in model.weights}
-    options = {"head_epochs": 1, "unfreeze_from": "block2", "fresh_from": "head"}
+    options = {"unfreeze_from": "block2", "fresh_from": "head"}
     fit(model, data, recipe("finetune", epochs=2, batch_size=BATCH, **options), image_size=40)
     changed = {
         path.split("/")[0]

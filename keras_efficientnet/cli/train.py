@@ -43,25 +43,28 @@ network_options = grouped(
     click.option(
         "--model",
         "variant",
-        default="B0",
-        show_default=True,
-        help="Variant, such as B3, Lite0 or V2-S.",
+        help="Variant, such as B3, Lite0 or V2-S. [default: B0; Lite0 from pretrained weights]",
     ),
     click.option(
         "--image-size",
         type=int,
         help="Side of the input in pixels. [default: the data's or the variant's]",
     ),
-    click.option("--weights", type=click.Path(), help="Published name or file to start from."),
+    click.option(
+        "--weights",
+        type=click.Path(),
+        help="Published name or file to start from, auto for the first set that is installed, in "
+        "the cache or can be downloaded, or none. [default: auto for photos, none for digits and "
+        "for recipes from scratch]",
+    ),
 )
 recipe_options = grouped(
     "recipe",
     click.option(
         "--recipe",
         "name",
-        default="small",
-        show_default=True,
-        help="small, finetune, paper or v2-progressive.",
+        help="finetune, probe, small, paper or v2-progressive. [default: finetune from weights, "
+        "small from scratch]",
     ),
     click.option(
         "--epochs", type=int, help="Passes over the training images. [default: the recipe's]"
@@ -175,7 +178,8 @@ def train(load_data, network, recipe, config, cluster, results, as_json):
     \b
     Examples:
       keras-efficientnet train
-      keras-efficientnet train --data folder:photos --recipe finetune --weights imagenet
+      keras-efficientnet train --data folder:photos
+      keras-efficientnet train --data folder:photos --model B3 --recipe probe
       keras-efficientnet train --data tfds:imagenet2012 --model B3 --recipe paper
       keras-efficientnet train --data folder:photos --set policy=rand --set magnitude=15
       KERAS_BACKEND=jax keras-efficientnet train --hosts 10.0.0.1:8476,10.0.0.2:8476 --process-id 0
@@ -184,7 +188,7 @@ def train(load_data, network, recipe, config, cluster, results, as_json):
     from keras_efficientnet.training import check_jax, on_hosts
 
     # These show mistakes before the seconds that TensorFlow takes to load.
-    scaling.get_variant(network["variant"])
+    scaling.get_variant(network["variant"] or "B0")
     check_jax()
     hosts, process_id = cluster["hosts"], cluster["process_id"]
     if (hosts is None) != (process_id is None):
@@ -194,13 +198,17 @@ def train(load_data, network, recipe, config, cluster, results, as_json):
         import_tensorflow()
         from keras_efficientnet.run import TrainConfig, train
 
+        data = load_data()
+        variant, weights, name = _start(data, network, recipe["name"])
         return train(
-            load_data(),
-            recipe=_recipe(network["variant"], **recipe),
+            data,
+            variant,
+            _recipe(name, variant, len(data.train), recipe),
+            weights=weights,
+            image_size=network["image_size"],
             output=results["output"],
             if_exists=_if_exists(**results),
             config=TrainConfig(**config),
-            **network,
         )
 
     report = on_hosts(run, hosts, process_id) if hosts else run()
@@ -213,12 +221,27 @@ def train(load_data, network, recipe, config, cluster, results, as_json):
         click.echo(f"Written to {report.export.directory} in {report.seconds:.0f} s.")
 
 
-def _recipe(variant, name, settings, **given):
+def _start(data, network, recipe_name):
+    """Returns the variant, the weights and the recipe's name, with what was not given."""
+    from keras_efficientnet.training.recipes import SCRATCH
+    from keras_efficientnet.weights.registry import DEFAULT_VARIANT
+
+    weights = network["weights"]
+    if weights is None:
+        from_scratch = data.source == "digits" if recipe_name is None else recipe_name in SCRATCH
+        weights = "none" if from_scratch else "auto"
+    weights = None if weights == "none" else weights
+    variant = network["variant"] or ("B0" if weights is None else DEFAULT_VARIANT)
+    return variant, weights, recipe_name or ("small" if weights is None else "finetune")
+
+
+def _recipe(name, variant, images, given):
     """Returns the recipe with the values that were given in place of its own."""
     from keras_efficientnet.training import recipe
 
-    values = {option: value for option, value in given.items() if value is not None}
-    return recipe(name, variant, **dict(map(setting, settings)), **values)
+    values = {option: given[option] for option in ("epochs", "batch_size", "learning_rate")}
+    values = {option: value for option, value in values.items() if value is not None}
+    return recipe(name, variant, images, **dict(map(setting, given["settings"])), **values)
 
 
 def _if_exists(resume, overwrite, output):

@@ -7,7 +7,15 @@ import numpy as np
 
 from keras_efficientnet.errors import require
 from keras_efficientnet.task import SINGLE_LABEL, Task
-from keras_efficientnet.training.optimizer import RMSprop
+from keras_efficientnet.training.freezing import layer_rates
+from keras_efficientnet.training.optimizer import (
+    NOT_DECAYED,
+    LayerwiseAdamW,
+    LayerwiseLion,
+    LayerwiseRMSprop,
+    LayerwiseSGD,
+    RMSprop,
+)
 from keras_efficientnet.training.planning import Stage, peak_learning_rate, plan_stages
 from keras_efficientnet.training.recipes import Recipe
 from keras_efficientnet.training.schedule import WarmupExponentialDecay
@@ -56,13 +64,10 @@ def compile_model(
     activation = getattr(model.layers[-1], "activation", None)
     from_logits = activation is not keras.activations.get(task.classifier_activation)
     model.compile(
-        optimizer=RMSprop(
+        optimizer=_optimizer(
+            model,
+            recipe,
             _schedule(recipe, steps_per_epoch, stage),
-            rho=recipe.rho,
-            momentum=recipe.momentum,
-            epsilon=recipe.epsilon,
-            initial_mean_square=recipe.initial_mean_square,
-            l2=recipe.l2,
             gradient_accumulation_steps=accumulation if accumulation > 1 else None,
         ),
         loss=task.loss(recipe.label_smoothing, from_logits),
@@ -100,15 +105,47 @@ def learning_rates(recipe: Recipe, steps_per_epoch: int = 50) -> list[dict[str, 
     return rows
 
 
+def _optimizer(model: keras.Model, recipe: Recipe, schedule: Any, **common: Any):
+    """Returns the recipe's optimizer, when fine-tuning with a rate for each layer."""
+    tuning = recipe.fine_tuning
+    if tuning:
+        common["rate_factors"] = layer_rates(model, tuning.layer_decay)
+    if recipe.optimizer == "rmsprop":
+        return (LayerwiseRMSprop if tuning else RMSprop)(
+            schedule,
+            rho=recipe.rho,
+            momentum=recipe.momentum,
+            epsilon=recipe.epsilon,
+            initial_mean_square=recipe.initial_mean_square,
+            l2=recipe.l2,
+            **common,
+        )
+    common["weight_decay"] = recipe.weight_decay
+    if recipe.optimizer == "sgd":
+        kind = LayerwiseSGD
+        common |= {"momentum": recipe.momentum, "nesterov": True}
+    else:
+        kind = {"adamw": LayerwiseAdamW, "lion": LayerwiseLion}[recipe.optimizer]
+    optimizer = kind(schedule, **common)
+    optimizer.exclude_from_weight_decay(var_names=[*NOT_DECAYED, "bias"])
+    return optimizer
+
+
 def _schedule(
     recipe: Recipe, steps_per_epoch: int, stage: Stage | None = None
-) -> WarmupExponentialDecay:
-    # Each phase of fine-tuning has a schedule of its own, squeezed into its epochs.
-    share = stage.epochs / recipe.epochs if stage and recipe.fine_tuning else 1.0
-    peak = stage.peak_learning_rate if stage else None
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    peak = (stage and stage.peak_learning_rate) or peak_learning_rate(recipe)
+    warmup_steps = recipe.warmup_epochs * steps_per_epoch
+    if recipe.schedule == "cosine":
+        return keras.optimizers.schedules.CosineDecay(
+            0.0 if warmup_steps else peak,
+            max(1, recipe.epochs * steps_per_epoch - warmup_steps),
+            warmup_target=peak if warmup_steps else None,
+            warmup_steps=warmup_steps,
+        )
     return WarmupExponentialDecay(
-        peak=peak or peak_learning_rate(recipe),
-        warmup_steps=recipe.warmup_epochs * share * steps_per_epoch,
-        decay_steps=recipe.decay_epochs * share * steps_per_epoch,
+        peak=peak,
+        warmup_steps=warmup_steps,
+        decay_steps=recipe.decay_epochs * steps_per_epoch,
         decay_rate=recipe.decay_rate,
     )

@@ -1,10 +1,13 @@
-"""Chooses which layers of a network are trained."""
+"""Chooses which layers of a network are trained, and how fast."""
 
+import itertools
 import re
+from collections.abc import Iterable
+from typing import Any
 
 import keras
 
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import InputError, require
 
 HEAD = "top_conv"
 CLASSIFIER = "predictions"
@@ -70,6 +73,66 @@ def fine_tune_from(model: keras.Model, name: str, fresh_from: str) -> None:
     for layer in model.layers[:fresh]:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
+
+
+def settle_statistics(model: keras.Model, batches: Iterable[Any], count: int = 8) -> None:
+    """Gives batch normalization without pretrained weights the statistics of some batches.
+
+    Layers of random weights pass on what the layers before them found, as long as their
+    normalization fits.
+
+    Args:
+        model: whose batch normalizations that are not frozen are meant.
+        batches: of images as the model takes them.
+        count: of batches to average over.
+    """
+    meant = [
+        layer
+        for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    ]
+    before = [layer.momentum for layer in meant]
+    for index, pixels in enumerate(itertools.islice(batches, count)):
+        for layer in meant:
+            layer.momentum = index / (index + 1)  # the plain mean of all batches so far
+        model(pixels, training=True)
+    for layer, momentum in zip(meant, before, strict=True):
+        layer.momentum = momentum
+
+
+def layer_rates(model: keras.Model, decay: float) -> list[float]:
+    """Returns a share of the learning rate for each trainable variable, smaller in earlier blocks.
+
+    The classifier has the whole rate, the last convolution `decay` times that, the last block
+    `decay ** 2` times, and so on back to the stem (layer-wise learning-rate decay: Clark et al.,
+    "ELECTRA", https://arxiv.org/abs/2003.10555, section A).
+
+    Args:
+        model: a network that a builder of this package returned.
+        decay: factor from one part to the part before it, above 0 and at most 1.
+
+    Returns:
+        One factor for each of `model.trainable_variables`, in their order; for
+        `LayerwiseAdamW(rate_factors=...)`.
+
+    Raises:
+        InputError: if `decay` is out of range.
+    """
+    require(0 < decay <= 1, "decay", decay, "above 0 and at most 1")
+    parts = list(dict.fromkeys(_part(layer.name) for layer in model.layers))
+    depth = {name: len(parts) - 1 - index for index, name in enumerate(parts)}
+    factors = {
+        id(variable): decay ** depth[_part(layer.name)]
+        for layer in model.layers
+        for variable in layer.trainable_variables
+    }
+    return [factors[id(variable)] for variable in model.trainable_variables]
+
+
+def _part(layer_name: str) -> str:
+    """Returns the stem, a block such as `"block2a"`, the head or the classifier."""
+    part = layer_name.partition("_")[0]
+    return part if part.startswith(("block", "top", CLASSIFIER)) else "stem"
 
 
 def _position(model: keras.Model, name: str) -> int:

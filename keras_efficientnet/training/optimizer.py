@@ -1,5 +1,6 @@
-"""RMSprop as the paper's code ran it."""
+"""Optimizers: RMSprop as the paper's code ran it, and others with a rate for each layer."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -89,3 +90,73 @@ class RMSprop(keras.optimizers.RMSprop):
             "initial_mean_square": self.initial_mean_square,
             "l2": self.l2,
         }
+
+
+class _LayerwiseRates(keras.optimizers.Optimizer):
+    """Gives an optimizer a share of its learning rate for each variable, and a brake.
+
+    `rate_scale`, a variable, multiplies the whole learning rate, so that a run can cut it while
+    the schedule goes on.
+    """
+
+    def __init__(self, *args: Any, rate_factors: Sequence[float] = (), **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.rate_factors = tuple(float(factor) for factor in rate_factors)
+        self.rate_scale = keras.Variable(1.0, trainable=False, dtype="float32", name="rate_scale")
+
+    def build(self, var_list):
+        """Creates the slots."""
+        count = len(self.rate_factors)
+        accepted = f"one for each of {len(var_list)} trainable variables, or none"
+        require(count in (0, len(var_list)), "rate_factors", count, accepted)
+        super().build(var_list)
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Updates one variable and its slots."""
+        if self.rate_factors:
+            learning_rate *= self.rate_factors[self._get_variable_index(variable)]
+        super().update_step(gradient, variable, learning_rate)
+
+    def _get_current_learning_rate(self):
+        schedule = self._learning_rate
+        if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+            # Keras counts every batch here, also where one optimizer step takes several.
+            rate = schedule(self.iterations)
+        else:
+            rate = super()._get_current_learning_rate()
+        return rate * keras.ops.cast(self.rate_scale, "float32")
+
+    def get_config(self):
+        """Returns the arguments, for saving."""
+        return {**super().get_config(), "rate_factors": list(self.rate_factors)}
+
+
+@keras.saving.register_keras_serializable(package="keras_efficientnet")
+class LayerwiseAdamW(_LayerwiseRates, keras.optimizers.AdamW):
+    """AdamW whose learning rate is another for each variable.
+
+    Args:
+        *args: of `keras.optimizers.AdamW`.
+        rate_factors: share of the learning rate for each trainable variable, in their order, such
+            as `layer_rates` gives; empty for the whole rate everywhere. Weight decay is not
+            scaled.
+        **kwargs: of `keras.optimizers.AdamW`.
+
+    Raises:
+        InputError: if there are not as many factors as trainable variables.
+    """
+
+
+@keras.saving.register_keras_serializable(package="keras_efficientnet")
+class LayerwiseSGD(_LayerwiseRates, keras.optimizers.SGD):
+    """SGD likewise; see `LayerwiseAdamW`."""
+
+
+@keras.saving.register_keras_serializable(package="keras_efficientnet")
+class LayerwiseLion(_LayerwiseRates, keras.optimizers.Lion):
+    """Lion likewise; see `LayerwiseAdamW`."""
+
+
+@keras.saving.register_keras_serializable(package="keras_efficientnet")
+class LayerwiseRMSprop(_LayerwiseRates, RMSprop):
+    """The paper's RMSprop likewise; see `LayerwiseAdamW`."""

@@ -52,33 +52,22 @@ def plan_stages(recipe: Recipe, image_size: int) -> tuple[Stage, ...]:
         recipe: how the network is trained.
         image_size: side in pixels of the images that the trained network takes.
     """
-    peak, tuning = peak_learning_rate(recipe), recipe.fine_tuning
     whole = Stage(
         "train",
         recipe.epochs,
         image_size,
         recipe.augmentation,
         recipe.dropout_rate,
-        peak_learning_rate=peak,
+        peak_learning_rate=peak_learning_rate(recipe),
     )
     if recipe.progressive:
         return _growing(whole, recipe.progressive)
-    if not tuning:
+    if not recipe.fine_tuning:
         return (whole,)
-    blocks = dataclasses.replace(
-        whole,
-        name="blocks",
-        epochs=recipe.epochs - tuning.head_epochs,
-        unfreeze_from=tuning.unfreeze_from,
+    tuned = dataclasses.replace(
+        whole, name="fine-tune", unfreeze_from=recipe.fine_tuning.unfreeze_from
     )
-    head = dataclasses.replace(
-        whole,
-        name="head",
-        epochs=tuning.head_epochs,
-        unfreeze_from=tuning.fresh_from,
-        peak_learning_rate=peak * tuning.head_base_learning_rate / recipe.base_learning_rate,
-    )
-    return (head, blocks) if tuning.head_epochs else (blocks,)
+    return (tuned,) if recipe.epochs else ()
 
 
 def _growing(last: Stage, first: Progressive) -> tuple[Stage, ...]:
@@ -123,14 +112,14 @@ def describe_recipe(recipe: Recipe, image_size: int) -> str:
     rule = "base_learning_rate * batch_size / 256" if recipe.learning_rate is None else "as given"
     values["learning_rate"] = f"{peak:g} at the peak ({rule})"
     lines = [f"Recipe {recipe.name}", *(f"  {name} = {value}" for name, value in values.items())]
+    if recipe.fine_tuning:
+        lines.append(f"  probe: solved on the frozen network's features at {image_size} px")
     for stage in plan_stages(recipe, image_size):
         line = f"  {stage.name}: {stage.epochs} epochs at {stage.image_size} px"
         if recipe.fine_tuning:
             line += f", training from {stage.unfreeze_from} on"
         if stage.peak_learning_rate is not None:
             line += f", peak learning rate {stage.peak_learning_rate:g}"
-            if stage.peak_learning_rate != peak:
-                line += f" ({stage.peak_learning_rate / peak:g} times learning_rate)"
         if recipe.progressive:
             line += (
                 f", magnitude {stage.augmentation.magnitude:g}, "

@@ -16,13 +16,28 @@ from typing import Any
 
 from keras_efficientnet import scaling
 from keras_efficientnet.data.pipeline import Augmentation
-from keras_efficientnet.errors import InputError, require
+from keras_efficientnet.errors import InputError, require, require_choice
 
-RECIPES = ("paper", "small", "finetune", "v2-progressive")
+RECIPES = ("paper", "small", "finetune", "probe", "v2-progressive")
+SCRATCH = ("paper", "small", "v2-progressive")
+"""Those that begin from random weights, if none are asked for."""
+OPTIMIZERS = ("rmsprop", "sgd", "adamw", "lion")
+SCHEDULES = ("exponential", "cosine")
+
+# Fine-tuning's epochs are stated for so many training images.
+TYPICAL_IMAGES = 500
+TYPICAL_EPOCHS = 8
 
 # A recipe's fields that are records of their own.
 _PARTS = ("augmentation", "progressive", "fine_tuning")
-_KINDS = {int: "a whole number", str: "a text", float: "a number", float | None: "a number or none"}
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    str: "a text",
+    float: "a number",
+    float | None: "a number or none",
+    int | None: "a whole number or none",
+}
 # TPU, README: RandAugment's magnitude of the published networks.
 _MAGNITUDES = {"B5": 17, "B7": 28, "B8": 28}
 # AML, effnetv2_configs.py, and V2 paper: the last stage's magnitude, mixup and dropout.
@@ -86,30 +101,29 @@ class Progressive:
 
 @dataclass(frozen=True)
 class FineTuning:
-    """Training from pretrained weights in two phases: the new layers, then more of the network.
+    """Training from pretrained weights: first a linear probe, and from there the network.
+
+    The probe (`fit_probe`) makes a finished classifier of the frozen network. What follows starts
+    from it with batch normalization frozen.
 
     Attributes:
-        head_epochs: epochs of the first phase, in which only the layers without pretrained
-            weights are trained.
-        head_base_learning_rate: the first phase's learning rate for a batch of 256. Where
-            `Recipe.learning_rate` is given, the first phase's peak is that times
-            `head_base_learning_rate / base_learning_rate`.
-        fresh_from: first layer without pretrained weights, as for `unfreeze_from`.
-        unfreeze_from: first layer trained in the second phase, see `unfreeze_from`.
+        fresh_from: first layer without pretrained weights, as for `unfreeze_from`. Batch
+            normalization from there on is trained.
+        unfreeze_from: first layer trained after the probe, see `unfreeze_from`.
+        layer_decay: factor of the learning rate from one block to the block before it, see
+            `layer_rates`.
 
     Raises:
         InputError: a value is out of its range.
     """
 
-    head_epochs: int = 8
-    head_base_learning_rate: float = 0.08
     fresh_from: str = "classifier"
-    unfreeze_from: str = "block5"
+    unfreeze_from: str = "stem"
+    layer_decay: float = 0.9
 
     def __post_init__(self):
         """Refuses values that cannot be trained with."""
-        _require(self, "at least 0", "head_epochs")
-        _require(self, "above 0", "head_base_learning_rate")
+        _require(self, "above 0 and at most 1", "layer_decay")
 
 
 @dataclass(frozen=True)
@@ -119,7 +133,12 @@ class Recipe:
     Attributes:
         name: of the recipe.
         batch_size: images per optimizer step.
-        epochs: passes over the training images.
+        epochs: passes over the training images; when fine-tuning, those after the probe, which
+            may be none.
+        optimizer: `"rmsprop"` as the paper's code ran it, `"sgd"` with Nesterov momentum,
+            `"adamw"` or `"lion"`.
+        schedule: of the learning rate after the warm-up: `"exponential"`, or `"cosine"` to 0 at
+            the end of the run.
         base_learning_rate: peak learning rate for a batch of 256; it grows in proportion to
             the batch (TPU, `main.py`).
         learning_rate: peak learning rate at any batch size, in place of that; None for
@@ -128,19 +147,23 @@ class Recipe:
         decay_epochs: epochs between two decays of the learning rate.
         decay_rate: factor of one decay.
         rho: RMSprop's weight of the old mean square.
-        momentum: RMSprop's momentum.
+        momentum: of RMSprop and SGD.
         epsilon: RMSprop's epsilon.
         initial_mean_square: RMSprop's mean square at the start.
-        l2: factor of `sum(w ** 2) / 2` in the loss, batch normalization left out.
+        l2: RMSprop's factor of `sum(w ** 2) / 2` in the loss, batch normalization left out.
+        weight_decay: of the other optimizers, decoupled from the gradient.
         label_smoothing: share of the target spread evenly over all classes.
         ema_decay: of the moving average of the weights; 0 for none.
+        keep_best: end with the weights of the epoch that was best on the images that choose,
+            rather than with the last epoch's.
+        patience: epochs without a better one after which the run ends; None to run to the end.
         dropout_rate: before the classifier; None for the variant's own.
         drop_connect_rate: stochastic depth, see `EfficientNet`.
         batch_norm_momentum: of the moving statistics; None for the variant's own, or less
             where that would average over more than a fifth of the run.
         augmentation: of the training images.
         progressive: growing image size and regularization; None for none.
-        fine_tuning: two phases from pretrained weights; None for one phase from any weights.
+        fine_tuning: how pretrained weights are trained on; None for one phase from any weights.
 
     Raises:
         InputError: a value is out of its range, or two contradict each other.
@@ -149,6 +172,8 @@ class Recipe:
     name: str = "paper"
     batch_size: int = 4096
     epochs: int = 350
+    optimizer: str = "rmsprop"
+    schedule: str = "exponential"
     base_learning_rate: float = 0.016
     learning_rate: float | None = None
     warmup_epochs: float = 5
@@ -159,8 +184,11 @@ class Recipe:
     epsilon: float = 0.001
     initial_mean_square: float = 1.0
     l2: float = 1e-5
+    weight_decay: float = 0.0
     label_smoothing: float = 0.1
     ema_decay: float = 0.9999
+    keep_best: bool = False
+    patience: int | None = None
     dropout_rate: float | None = None
     drop_connect_rate: float = 0.2
     batch_norm_momentum: float | None = None
@@ -170,9 +198,12 @@ class Recipe:
 
     def __post_init__(self):
         """Refuses values that cannot be trained with."""
-        _require(self, "at least 1", "batch_size", "epochs")
+        _require(self, "at least 1", "batch_size", "patience")
+        _require(self, "at least 0" if self.fine_tuning else "at least 1", "epochs")
+        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            require_choice(name, getattr(self, name), known)
         _require(self, "above 0", "base_learning_rate", "learning_rate", "decay_epochs", "epsilon")
-        _require(self, "at least 0", "warmup_epochs", "initial_mean_square", "l2")
+        _require(self, "at least 0", "warmup_epochs", "initial_mean_square", "l2", "weight_decay")
         _require(self, "above 0 and at most 1", "decay_rate")
         _require(self, "above 0 and below 1", "batch_norm_momentum")
         shares = ("rho", "momentum", "label_smoothing", "ema_decay")
@@ -182,18 +213,21 @@ class Recipe:
         if self.progressive:
             stages = self.progressive.stages
             require(self.epochs >= stages, "epochs", self.epochs, f"at least stages={stages}")
-        if self.fine_tuning:
-            head = self.fine_tuning.head_epochs
-            require(head < self.epochs, "head_epochs", head, f"below epochs={self.epochs}")
 
 
-def recipe(name: str, variant: scaling.Variant | None = None, **overrides: Any) -> Recipe:
+def recipe(
+    name: str,
+    variant: scaling.Variant | None = None,
+    images: int | None = None,
+    **overrides: Any,
+) -> Recipe:
     """Returns a recipe by name, with single values replaced.
 
     - `"paper"`: ImageNet from scratch with AutoAugment, 350 epochs at batch 4096.
     - `"v2-progressive"`: the V2 paper's growing stages with RandAugment and mixup.
-    - `"finetune"`: from pretrained weights on some hundred to some ten thousand images:
-      first the new layers, then the later blocks.
+    - `"finetune"`: from pretrained weights on some hundred to some ten thousand images: a
+      linear probe, and from there the whole network, of which the best epoch is kept.
+    - `"probe"`: the linear probe alone: seconds instead of minutes.
     - `"small"`: from scratch on a small data set: small batches, half the learning rate,
       milder regularization, and the paper's decay squeezed into few epochs so that the
       rate falls as far.
@@ -201,6 +235,8 @@ def recipe(name: str, variant: scaling.Variant | None = None, **overrides: Any) 
     Args:
         name: one of these.
         variant: the network, for what depends on it: dropout, and RandAugment's magnitude.
+        images: number of training images, for what depends on it: epochs and batch of
+            `"finetune"`; those for 500 if None.
         **overrides: fields of `Recipe`, `Augmentation`, `Progressive` and `FineTuning`. Where
             several of the recipe's records have a field, its name begins with that of the
             record: `recipe.`, `augmentation.`, `progressive.` or `fine_tuning.`.
@@ -218,10 +254,15 @@ def recipe(name: str, variant: scaling.Variant | None = None, **overrides: Any) 
     if name not in RECIPES:
         raise InputError(f"Unknown recipe {name!r}; choose {', '.join(RECIPES)}.")
     epochs = overrides.get("epochs", overrides.get("recipe.epochs"))
-    if epochs is not None:
-        _replace(Recipe(), {"epochs": epochs})  # refused before anything is derived from it
+    tuned = FineTuning() if name in ("finetune", "probe") else None
+    if epochs is not None:  # refused before anything is derived from it
+        _replace(Recipe(fine_tuning=tuned), {"epochs": epochs})
     whole = {part: overrides.pop(part) for part in _PARTS if part in overrides}
-    base = _replace(_named(name, variant, epochs), whole)
+    if tuned:
+        named = _fine_tuning(name, images or TYPICAL_IMAGES, epochs)
+    else:
+        named = _named(name, variant, epochs)
+    base = _replace(named, whole)
     changes: dict[str, dict[str, Any]] = {owner: {} for owner in _records(base)}
     for key, value in overrides.items():
         owner, own_name = _find(key, base)
@@ -229,6 +270,8 @@ def recipe(name: str, variant: scaling.Variant | None = None, **overrides: Any) 
     changed = changes.pop("recipe")
     if {"learning_rate", "base_learning_rate"} <= {*changed}:
         raise InputError("Give learning_rate or base_learning_rate, not both.")
+    if "base_learning_rate" in changed:
+        changed["learning_rate"] = None  # a recipe's own would go before it
     parts = {owner: _replace(getattr(base, owner), new) for owner, new in changes.items()}
     return _replace(base, {**changed, **parts})
 
@@ -283,7 +326,7 @@ def _replace(record: Any, values: dict[str, Any]) -> Any:
         kind = kinds[name]
         # A whole number is a fine float; True is no number.
         accepted = kind | int if kind in (float, float | None) else kind
-        valid = isinstance(value, accepted) and not isinstance(value, bool)
+        valid = isinstance(value, accepted) and isinstance(value, bool) == (kind is bool)
         require(valid, name, value, _KINDS.get(kind, str(kind)))
     return dataclasses.replace(record, **values)
 
@@ -307,16 +350,17 @@ def _named(name: str, variant: scaling.Variant | None, epochs: int | None) -> Re
             augmentation=Augmentation(policy="rand", magnitude=magnitude, mixup_alpha=mixup),
             progressive=Progressive(),
         )
-    epochs = epochs or (30 if name == "small" else 18)
-    # What both do: few steps in all, so that the rate falls within them.
-    short = dataclasses.replace(
+    # "small": few steps in all, so that the rate falls within them.
+    epochs = epochs or 30
+    return dataclasses.replace(
         paper,
         name=name,
         batch_size=64,
         epochs=epochs,
         warmup_epochs=min(2, epochs / 4),
-        decay_epochs=paper.decay_epochs * max(1, epochs) / paper.epochs,
+        decay_epochs=paper.decay_epochs * epochs / paper.epochs,
         initial_mean_square=0.0,
+        l2=0.0,
         ema_decay=0.0,
         drop_connect_rate=0.05,
         augmentation=Augmentation(min_crop_area=0.75),
@@ -324,15 +368,30 @@ def _named(name: str, variant: scaling.Variant | None, epochs: int | None) -> Re
         # leave weights so scattered that int8 quantization loses accuracy.
         base_learning_rate=paper.base_learning_rate / 2,
     )
-    if name == "small":
-        return dataclasses.replace(short, l2=0.0)
-    return dataclasses.replace(
-        short,
-        batch_size=32,
+
+
+def _fine_tuning(name: str, images: int, epochs: int | None) -> Recipe:
+    """Returns "finetune" or "probe"; `benchmarks/fine_tuning.py` measures what is chosen here."""
+    if epochs is None:
+        # Fewer passes over more images, though more steps.
+        epochs = min(max(3, round(TYPICAL_EPOCHS * (TYPICAL_IMAGES / images) ** 0.5)), 30)
+    if name == "probe":
+        epochs = 0
+    return Recipe(
+        name=name,
+        batch_size=32 if images >= 10 * 32 else 16,
+        epochs=epochs,
+        optimizer="adamw",
+        schedule="cosine",
+        learning_rate=3e-4,
+        warmup_epochs=min(1, epochs / 4),
+        l2=0.0,
+        weight_decay=0.05,
+        label_smoothing=0.1,
+        ema_decay=0.0,
+        keep_best=True,
         drop_connect_rate=0.1,
         batch_norm_momentum=0.9,
-        # Pretrained weights need smaller steps than random ones.
-        base_learning_rate=paper.base_learning_rate / 4,
         augmentation=Augmentation(min_crop_area=0.3),
-        fine_tuning=FineTuning(head_epochs=min(FineTuning.head_epochs, epochs // 2)),
+        fine_tuning=FineTuning(),
     )

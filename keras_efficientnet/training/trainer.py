@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,15 +15,17 @@ import numpy as np
 import tensorflow as tf
 
 from keras_efficientnet.data import pipeline
-from keras_efficientnet.data.dataset import Dataset
+from keras_efficientnet.data.dataset import ArrayExamples, Dataset
 from keras_efficientnet.errors import InputError, RunError, reason, require
 from keras_efficientnet.training import distribution, run_checkpoints
 from keras_efficientnet.training.averaging import WeightAverage, sync
 from keras_efficientnet.training.compiling import compile_model
-from keras_efficientnet.training.freezing import fine_tune_from
+from keras_efficientnet.training.freezing import fine_tune_from, settle_statistics
 from keras_efficientnet.training.planning import Stage, plan_stages
+from keras_efficientnet.training.probe import extract_features, fit_probe, set_classifier
 from keras_efficientnet.training.progress import ProgressBar, StepCounter, StopOnNaN
-from keras_efficientnet.training.recipes import Recipe
+from keras_efficientnet.training.recipes import FineTuning, Recipe
+from keras_efficientnet.training.selection import BestEpoch, StartGuard
 
 VALIDATION_BATCH = 64  # images per device
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -46,6 +49,7 @@ class RunConfig:
         tensorboard: write event files into the run's folder.
         devices: of this host that share each batch; None for all GPUs, see
             `distribution.over_devices`. `fit` uses the devices that the model was built for.
+        callbacks: further Keras callbacks for `model.fit`, called after the run's own.
 
     Raises:
         InputError: a value is out of its range, or TensorBoard is not installed.
@@ -59,6 +63,7 @@ class RunConfig:
     class_weights: bool = False
     tensorboard: bool = False
     devices: int | None = None
+    callbacks: tuple[keras.callbacks.Callback, ...] = ()
 
     def __post_init__(self):
         """Refuses values that cannot be run with."""
@@ -86,14 +91,15 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Trains a classifier by a recipe, stage by stage, with a progress bar.
 
-    Afterwards the model has the averaged weights where the recipe averages.
+    Afterwards the model has the averaged weights where the recipe averages, and those of the best
+    epoch where it keeps that.
 
     Args:
         model: a classifier of the data set's classes; with free height and width where
             the recipe changes the image size.
         data: where the training images come from.
-        recipe: how the model is trained; when fine-tuning, `FineTuning.fresh_from` names the
-            first layer without pretrained weights.
+        recipe: how the model is trained; when fine-tuning, the model has pretrained weights, and
+            `FineTuning.fresh_from` names the first layer that has none.
         image_size: side of the last stage's images in pixels.
         seed: of the order of the images and of their augmentation.
         held_out: prepared images, uint8 `[count, image_size, image_size, 3]`, and their labels;
@@ -104,7 +110,7 @@ def fit(
 
     Returns:
         One record for each epoch: its number from 1, stage, image size, the metrics, and
-        the learning rate at its end.
+        the learning rate at its end. When fine-tuning, the probe is epoch 0.
 
     Raises:
         InputError: if the data cannot fill a batch, or the folder's checkpoint is of another
@@ -166,6 +172,11 @@ class Trainer:
         recipe, accumulation = self.recipe, self.run_config.accumulation
         self.batch_size = recipe.batch_size // accumulation
         self.steps_per_epoch = self._steps_per_epoch()
+        if recipe.fine_tuning and distribution.shard()[1] > 1:
+            raise InputError(
+                "Fine-tuning begins with a probe, which one host computes; train on a single host, "
+                "or from scratch."
+            )
         if self.held_out:
             self.held_out = distribution.share_of_held_out(*self.held_out)
         self.history: list[dict[str, Any]] = []
@@ -179,6 +190,9 @@ class Trainer:
         if recipe.ema_decay:
             self.average = WeightAverage(recipe.ema_decay, accumulation, self.counter)
         images = recipe.epochs * self.steps_per_epoch * self.batch_size
+        self.best = None
+        if recipe.keep_best and self.held_out:
+            self.best = BestEpoch(recipe.patience)
         self.bar = ProgressBar(self.counter, recipe.epochs, images, self.batch_size)
 
     def _steps_per_epoch(self) -> int:
@@ -209,14 +223,51 @@ class Trainer:
     def train(self) -> list[dict[str, Any]]:
         """Trains all stages, or what an interrupted run has left of them; returns the history."""
         self.stage_end = 0
+        if self.recipe.fine_tuning and not self.saved:
+            self._probe()
         for stage in plan_stages(self.recipe, self.image_size):
             self.stage_end += stage.epochs
             self._prepare(stage)
-            if self.counter.done <= self.stage_end * self.steps_per_epoch:
+            stopped = self.best and self.best.exhausted
+            if self.counter.done <= self.stage_end * self.steps_per_epoch and not stopped:
                 self._train_stage(stage)
         if self.average:
             self.average.on_train_end()  # also where nothing was left to train
+        if self.best:
+            self.best.restore(self.model)
         return self.history
+
+    def _probe(self) -> None:
+        """Makes the classifier of a linear probe the network's, and records it as epoch 0."""
+        fresh_from = self.recipe.fine_tuning.fresh_from
+        fine_tune_from(self.model, fresh_from, fresh_from)
+        if fresh_from != FineTuning.fresh_from:
+            batches = self._batches(Stage("probe", 0, self.image_size, self.recipe.augmentation))
+            settle_statistics(self.model, (pixels for pixels, _ in batches))
+        examples, crop, mirror = self.data.train, self.data.crop_fraction, self.data.mirror
+        features, labels = extract_features(self.model, examples, self.image_size, crop, mirror)
+        classes = len(self.data.class_names)
+        probe = fit_probe(features, labels, classes, balanced=self.run_config.class_weights)
+        set_classifier(self.model, probe)
+        record = {"epoch": 0, "stage": "probe", "image_size": self.image_size}
+        record |= self._measure(probe.logits(features[:, 0] if mirror else features), labels)
+        if self.held_out:
+            held_out = ArrayExamples(*self.held_out)
+            features, labels = extract_features(self.model, held_out, self.image_size)
+            measured = self._measure(probe.logits(features), labels)
+            if self.best:
+                self.best.consider(measured, self.model)
+            record |= {f"val_{name}": value for name, value in measured.items()}
+            shown = f"{measured['accuracy']:.1%} of {len(labels)} held-out images are right"
+            print(f"Linear probe (strength {probe.strength:g}): {shown}.", file=sys.stderr)
+        self.history.append({**record, "learning_rate": 0.0})
+
+    def _measure(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Returns the loss and the metrics that `model.evaluate` gives for these logits."""
+        loss = self.data.task.loss(self.recipe.label_smoothing, from_logits=True)
+        values = {metric.__name__: metric(labels, logits) for metric in self.data.task.metrics()}
+        values = {"loss": loss(labels, logits), **values}
+        return {name: float(keras.ops.mean(value)) for name, value in values.items()}
 
     def _prepare(self, stage: Stage) -> None:
         """Prepares the model for a stage."""
@@ -250,8 +301,8 @@ class Trainer:
         if epoch < self.stage_end:
             self._fit(stage, epoch, self.stage_end, self.steps_per_epoch)
 
-    def _fit(self, stage: Stage, epoch: int, end: int, steps: int) -> None:
-        batches = pipeline.training_batches(
+    def _batches(self, stage: Stage) -> Any:
+        return pipeline.training_batches(
             self.data,
             stage.image_size,
             self.batch_size // distribution.shard()[1],
@@ -260,8 +311,10 @@ class Trainer:
             shard=distribution.shard(),
             augmentation=stage.augmentation,
         )
+
+    def _fit(self, stage: Stage, epoch: int, end: int, steps: int) -> None:
         self.model.fit(
-            batches,
+            self._batches(stage),
             initial_epoch=epoch,
             epochs=end,
             steps_per_epoch=steps,
@@ -278,12 +331,16 @@ class Trainer:
         callbacks: list[keras.callbacks.Callback] = [self.counter, StopOnNaN(self.counter)]
         if distribution.is_first():
             callbacks.append(self.bar)
+        if self.recipe.fine_tuning:
+            callbacks.append(StartGuard(self.counter))
+        if self.best:
+            callbacks.append(self.best)
         if self.average:
             callbacks.append(self.average)
         callbacks.append(_Record(self, stage))
         if self.folder and self.run_config.tensorboard:
             callbacks.append(keras.callbacks.TensorBoard(str(self.folder / "tensorboard")))
-        return callbacks
+        return [*callbacks, *self.run_config.callbacks]
 
     def _variables(self) -> dict[str, Any]:
         """Returns all variables that training changes, by name, except the metrics'."""
@@ -303,16 +360,20 @@ class Trainer:
         assert self.folder
         sync(self.model)
         variables = {**self._variables(), **self._metrics()}
-        run_checkpoints.save(
-            self.folder,
-            self.counter.done,
-            {name: keras.ops.convert_to_numpy(value) for name, value in variables.items()},
-            {"step": self.counter.done, "history": self.history},
-        )
+        tensors = {name: keras.ops.convert_to_numpy(value) for name, value in variables.items()}
+        state: dict[str, Any] = {"step": self.counter.done, "history": self.history}
+        if self.best:
+            tensors |= run_checkpoints.variables_of(best=self.best.weights)
+            state |= {"best": self.best.logs, "waited": self.best.waited}
+        run_checkpoints.save(self.folder, self.counter.done, tensors, state)
 
     def _restore(self) -> None:
         assert self.saved
-        tensors, self.saved = self.saved[0], None
+        (tensors, state), self.saved = self.saved, None
+        if self.best:
+            names = [name for name in sorted(tensors) if name.startswith("best/")]
+            self.best.weights = [tensors.pop(name) for name in names]
+            self.best.logs, self.best.waited = state["best"], state["waited"]
         if self.average:
             self.average.set_model(self.model)
         # Metrics have no variables before their first batch.

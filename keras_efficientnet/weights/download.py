@@ -70,6 +70,14 @@ def fetch(published: PretrainedWeights, include_top: bool = True) -> str:
     return unpack(path) if _is_archive(url) else path
 
 
+def is_here(published: PretrainedWeights) -> bool:
+    """Whether `fetch` finds weights, with their classifier, without a network."""
+    if published.packaged and _installed(published.packaged):
+        return True
+    name = cache_name(published, published.file.url)
+    return os.path.exists(os.path.join(cache_folder(), "models", name))
+
+
 def _installed(packaged: PackagedFile) -> str | None:
     """Returns the file's path, or None if the package is not installed."""
     try:
