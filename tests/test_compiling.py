@@ -1,6 +1,5 @@
 import keras
 import numpy as np
-import numpy as np
 import pytest
 
 import keras_efficientnet as ke
@@ -44,9 +43,9 @@ def test_fine_tuning_warms_up_and_falls_to_nothing_by_a_cosine():
         ("lion", keras.optimizers.Lion),
     ],
 )
-def test_every_optimizer_takes_the_layers_rates(name, kind, tiny):
+def test_every_optimizer_takes_the_layers_rates(name, kind, small):
     options = {"optimizer": name, "warmup_epochs": 0, "layer_decay": 0.5, "learning_rate": 1e-3}
-    model = ke.EfficientNet(tiny, input_shape=(32, 32, 3), classes=3)
+    model = ke.EfficientNet(small, input_shape=(32, 32, 3), classes=3)
     ke.freeze_batch_norm(model)
     compile_model(model, recipe("finetune", **options, weight_decay=0.0), 5)
     assert isinstance(model.optimizer, kind)
@@ -63,7 +62,7 @@ def test_every_optimizer_takes_the_layers_rates(name, kind, tiny):
     assert moved["top_conv"] == pytest.approx(moved["predictions"] / 2, rel=1e-3)
     assert moved["stem_conv"] < moved["block1a_dwconv"] < moved["top_conv"]
     model.optimizer.rate_scale.assign(0.25)
-    assert float(model.optimizer.learning_rate) == pytest.approx(0.25e-3)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.25e-3, rel=0.01)
     copy = type(model.optimizer).from_config(model.optimizer.get_config())
     assert copy.rate_factors == model.optimizer.rate_factors
 

@@ -65,20 +65,20 @@ def test_weights_are_chosen_and_named(capsys):
     variant, _ = find_weights(entry.variant, entry.name)
     assert variant.padding == "symmetric"
     assert find_weights("B0", "my.h5")[1] == "my.h5"
-    with pytest.raises(InputError, match="No ImageNet weights of EfficientNet-EdgeTPU-S .* none"):
+    with pytest.raises(InputError, match=r"No ImageNet weights of EfficientNet-EdgeTPU-S .* none"):
         find_weights("EdgeTPU-S", "auto")
 
 
 def test_weights_out_of_reach_say_how_to_go_on(monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    with pytest.raises(InputError, match="Cannot get https://.*--weights none"):
+    with pytest.raises(InputError, match=r"Cannot get https://.*--weights none"):
         find_weights("B7", "auto")
 
 
 def test_what_does_not_fine_tune_is_refused():
-    with pytest.raises(InputError, match="Recipe 'small' does not fine-tune; use finetune or pro"):
+    with pytest.raises(InputError, match=r"Recipe 'small' does not fine-tune; use finetune or pro"):
         ke.finetune("Lite0", "digits", recipe("small"))
     model = ke.EfficientNetLite0(input_shape=(None, None, 3), classes=10)
-    with pytest.raises(InputError, match="images of any size; pass image_size="):
+    with pytest.raises(InputError, match=r"images of any size; pass image_size="):
         ke.finetune(model, "digits")

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 import keras_efficientnet as ke
@@ -97,10 +99,9 @@ def test_the_description_has_every_value_under_the_name_that_overrides_it(name):
     fields = [field for record in records if record for field in vars(record)]
     assert len(values) == len(fields) - 4  # without the name and the three parts
     for key, value in values.items():
-        if key != "learning_rate":
-            kind = {"None": None, "auto": "auto", "none": "none", "rand": "rand"}
-            given = kind.get(value, value if key.endswith("_from") else None)
-            if given is None and value != "None":
+        if key not in ("learning_rate", "base_learning_rate"):  # each replaces the other
+            given = {"None": None, "True": True, "False": False}.get(value, value)
+            if isinstance(given, str) and re.fullmatch(r"[\d.e-]+", given):
                 given = float(value) if "." in value or "e" in value else int(value)
             assert recipe(name, "B0", **{key: given}) == chosen
     for stage in plan_stages(chosen, 224):

@@ -144,7 +144,7 @@ def test_the_network_computes_what_the_probe_does(model, examples):
 
 def test_what_has_no_classifier_or_no_images_is_refused(small, examples):
     headless = ke.EfficientNet(small, include_top=False, input_shape=(40, 40, 3))
-    with pytest.raises(InputError, match="no layer 'predictions'.*include_top=True"):
+    with pytest.raises(InputError, match=r"no layer 'predictions'.*include_top=True"):
         extract_features(headless, examples, 40)
     with pytest.raises(InputError, match="no images"):
         extract_features(

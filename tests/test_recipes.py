@@ -32,7 +32,11 @@ def test_overrides_reach_every_record():
     assert chosen.fine_tuning == FineTuning(layer_decay=0.5)
     assert chosen == recipe(
         "finetune",
-        **{"recipe.momentum": 0.8, "augmentation.min_crop_area": 0.5, "fine_tuning.layer_decay": 0.5},
+        **{
+            "recipe.momentum": 0.8,
+            "augmentation.min_crop_area": 0.5,
+            "fine_tuning.layer_decay": 0.5,
+        },
     )
 
 

@@ -97,7 +97,9 @@ def learning_rates(recipe: Recipe, steps_per_epoch: int = 50) -> list[dict[str, 
         if stage.peak_learning_rate is not None:
             schedule, first = _schedule(recipe, steps_per_epoch, stage), begin
         assert schedule
-        rates = keras.ops.convert_to_numpy(schedule(np.arange(begin - first, end - first)))
+        steps = np.arange(begin - first, end - first, dtype=np.float32)
+        # Keras' own schedules take one step at a time.
+        rates = keras.ops.convert_to_numpy(keras.ops.vectorized_map(schedule, steps))
         rows += [
             {"epoch": step / steps_per_epoch, "stage": stage.name, "learning_rate": rate}
             for step, rate in zip(range(begin, end), rates.tolist(), strict=True)

@@ -14,7 +14,7 @@ from keras_efficientnet.training.progress import StepCounter
 WATCHED_STEPS = 60
 WINDOW = 5
 # Augmented batches differ by tens of percent; weights that are being destroyed by far more.
-MAX_RISE = 1.5
+MAX_RISE, MARGIN = 2.0, 0.2
 CUT = 0.25
 MAX_CUTS = 3
 
@@ -78,7 +78,7 @@ def _rank(logs: Mapping[str, float]) -> tuple[float, float]:
 class StartGuard(keras.callbacks.Callback):
     """Takes the first steps back, and cuts the learning rate, where they raise the loss far.
 
-    The loss of a run's first batches, before any step could change much, is compared with the
+    The least loss of a run's first batches, before steps could change much, is compared with the
     mean of the latest ones.
 
     Args:
@@ -96,6 +96,8 @@ class StartGuard(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         """Remembers where the run begins."""
         if not self.counter.done:
+            if not self.model.optimizer.built:
+                self.model.optimizer.build(self.model.trainable_variables)
             sync(self.model)
             self.start = [keras.ops.convert_to_numpy(v) for v in self._variables()]
 
@@ -112,11 +114,10 @@ class StartGuard(keras.callbacks.Callback):
         total = float((logs or {})["loss"]) * count
         self.losses.append((total - self.sum) / (count - self.count))
         self.sum, self.count = total, count
-        first, latest = self.losses[:WINDOW], self.losses[-WINDOW:]
-        if len(self.losses) < 2 * WINDOW or np.mean(latest) <= MAX_RISE * np.mean(first):
-            return
-        if self.cuts < MAX_CUTS:
-            self._take_back(float(np.mean(first)), float(np.mean(latest)))
+        first, latest = min(self.losses[:WINDOW]), float(np.mean(self.losses[-WINDOW:]))
+        risen = len(self.losses) >= 2 * WINDOW and latest > MAX_RISE * first + MARGIN
+        if risen and self.cuts < MAX_CUTS:
+            self._take_back(first, latest)
 
     def _take_back(self, before: float, after: float) -> None:
         sync(self.model)
@@ -127,8 +128,9 @@ class StartGuard(keras.callbacks.Callback):
         self.model.optimizer.rate_scale.assign(scale)
         del self.losses[WINDOW:]
         print(
-            f"The loss rose from {before:.2f} to {after:.2f} by step {self.counter.done}: the steps "
-            f"so far are taken back, and the learning rate is cut to {scale:g} of the recipe's.",
+            f"The loss rose from {before:.2f} to {after:.2f} by step {self.counter.done}: the "
+            "steps so far are taken back, and the learning rate is cut to "
+            f"{scale:g} of the recipe's.",
             file=sys.stderr,
         )
 
