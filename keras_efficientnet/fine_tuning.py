@@ -40,8 +40,9 @@ def finetune(
     """Makes a classifier of one's own photos from pretrained weights.
 
     A linear probe comes first, and the network is trained on from there; the best epoch on the
-    held-out images is returned, the probe being one of them. Then the logits are divided by the
-    temperature that makes probabilities fit those images.
+    validation images (the held-out ones where the data have no others) is returned, the probe being
+    one of them. Then the logits are divided by the temperature that makes probabilities fit those
+    images.
 
     Args:
         model: a variant such as `"Lite0"`, or a network that a builder returned, which has its
@@ -80,7 +81,8 @@ def finetune(
         )
         recipe = load_pretrained(model, weights, recipe)
     limit = max(1, HELD_OUT_BYTES // (3 * size**2))
-    held_out = pipeline.evaluation_arrays(data.test, size, data.crop_fraction, limit)
+    choosing = data.splits[data.chooser]
+    held_out = pipeline.evaluation_arrays(choosing, size, data.crop_fraction, limit)
     history = fit(
         model, data, recipe, image_size=size, seed=seed, held_out=held_out, run_config=config
     )

@@ -140,7 +140,12 @@ def train(
         held_out = pipeline.evaluation_arrays(
             data.test, run.image_size, data.crop_fraction, in_memory
         )
-        model, history, temperature = _trained(run, held_out, folder and folder.path)
+        choosing = held_out
+        if data.val is not None:
+            choosing = pipeline.evaluation_arrays(
+                data.val, run.image_size, data.crop_fraction, in_memory
+            )
+        model, history, temperature = _trained(run, choosing, folder and folder.path)
         if folder is None:
             return None
         with atomic_write(output, folder.overwrite, folder.path / "output") as written:
@@ -158,6 +163,7 @@ def train(
                 machine=f"{processor()} with {available_cores()} cores",
                 export=dataclasses.replace(export, directory=str(output)),
                 evaluation=evaluation,
+                chosen_on=data.chooser if recipe.keep_best else None,
             )
             report.write(written / "report.json")
             _write_page(written / "report.html", report, history, images)
@@ -250,7 +256,7 @@ def _run_folder(
 
 
 def _trained(
-    run: _Run, held_out: Images, folder: Path | None
+    run: _Run, choosing: Images, folder: Path | None
 ) -> tuple[keras.Model, list[dict[str, Any]], float]:
     """Returns the trained network in float32, for images of one size.
 
@@ -268,7 +274,7 @@ def _trained(
             recipe,
             image_size=run.train_image_size,
             seed=run.config.seed,
-            held_out=held_out,
+            held_out=choosing,
             run_config=run.config,
             folder=folder,
         )
@@ -276,7 +282,7 @@ def _trained(
     exported.set_weights(model.get_weights())
     temperature = 1.0
     if recipe.fine_tuning and folder:
-        temperature = calibrate(exported, *held_out)
+        temperature = calibrate(exported, *choosing)
     return exported, history, temperature
 
 

@@ -89,15 +89,29 @@ def test_a_lone_folder_is_entered(tmp_path):
     )
 
 
-def test_three_splits_name_the_one_that_is_not_used(tmp_path):
-    write(tmp_path, *classes("train", "valid", "test"), count=2)
-    summary = load(tmp_path).summary
-    assert summary.split == "folders train and valid"
-    (left_out,) = summary.left_out
-    assert (left_out.path, left_out.reason) == (
-        str(tmp_path / "test"),
-        "is not used, because valid is held out.",
-    )
+def test_of_three_splits_one_chooses_and_one_is_held_out(tmp_path):
+    write(tmp_path, *classes("train"), count=3)
+    write(tmp_path, *classes("valid"), count=2)
+    write(tmp_path, *classes("test"), count=1)
+    data = load(tmp_path)
+    assert data.chooser == "val"
+    assert {path.parts[-3] for path in data.val.paths} == {"valid"}
+    assert {path.parts[-3] for path in data.test.paths} == {"test"}
+    summary = data.summary
+    assert summary.split == "folders train, valid and test"
+    assert summary.images == {"train": 6, "val": 4, "test": 2}
+    assert not summary.left_out
+    text = summary.describe()
+    assert "6 training images, 4 validation images and 2 held-out images" in text
+    assert "cat 3 + 2 + 1" in text
+
+
+@pytest.mark.parametrize("name", ["valid", "test"])
+def test_a_single_held_out_split_reports_and_chooses(tmp_path, name):
+    write(tmp_path, *classes("train", name), count=2)
+    data = load(tmp_path)
+    assert (data.val, data.chooser) == (None, "test")
+    assert {path.parts[-3] for path in data.test.paths} == {name}
 
 
 def test_kaggle_folders(tmp_path):

@@ -297,14 +297,14 @@ def test_csv_rows_that_repeat_a_file_count_once(tmp_path):
     assert "Ignored 2 rows that repeat another row." in data.summary.notes
 
 
-def test_csv_with_three_splits_names_the_rows_that_are_not_used(tmp_path):
+def test_csv_with_three_splits(tmp_path):
     write_classes(tmp_path)
     splits = {"0": "TRAIN", "1": "training", "2": "dev", "3": "dev", "4": "test"}
     lines = [f"{row},{splits[row.split('.')[0][-1]]}" for row in rows()]
     data: Any = sources.load(write_csv(tmp_path, "path,label,split\n" + "\n".join(lines)))
-    assert data.summary.images == {"train": 4, "test": 4}
-    (left_out,) = data.left_out
-    assert left_out.reason == "has 2 rows marked test; those marked val are held out."
+    assert data.summary.images == {"train": 4, "val": 4, "test": 2}
+    assert data.split == "rows marked train, val and test"
+    assert not data.left_out
 
 
 def test_class_names_are_composed_in_both_sources(tmp_path):

@@ -87,7 +87,7 @@ class ReadingSummary:
 
     Attributes:
         source: the data set as it was asked for.
-        images: number of images by split, `train` and `test`.
+        images: number of images by split: `train`, `val` where there is one, and `test`.
         classes: number of images by split and class; without the splits whose images would have
             to be read for it.
         split: how the splits came about, such as "20 % of each class held out".
@@ -104,15 +104,16 @@ class ReadingSummary:
 
     def describe(self) -> str:
         """Returns all of it as text of several lines; of long lists, the beginning."""
-        lines = [
-            f"Data {self.source}: {self.images['train']:,} training images and "
-            f"{self.images['test']:,} held-out images ({self.split})."
-        ]
+        counts = [f"{self.images['train']:,} training images"]
+        if "val" in self.images:
+            counts.append(f"{self.images['val']:,} validation images")
+        held_out = f"{self.images['test']:,} held-out images ({self.split})"
+        lines = [f"Data {self.source}: {', '.join(counts)} and {held_out}."]
         if classes := self.classes.get("train"):
-            held_out = self.classes.get("test", {})
+            splits = [self.classes[name] for name in self.images if name in self.classes]
             shown = [
-                f"{name} {count}" + (f" + {held_out.get(name, 0)}" if held_out else "")
-                for name, count in classes.items()
+                f"{name} {' + '.join(str(split.get(name, 0)) for split in splits)}"
+                for name in classes
             ]
             lines.append(f"Images of {len(classes)} classes: {', '.join(_beginning(shown))}.")
         left_out = [f"Left out {each.path}: {each.reason}" for each in self.left_out]
@@ -133,9 +134,10 @@ class Dataset:
         source: as it was asked for, such as "folder:photos".
         class_names: in the order of the class indices.
         train: training images.
-        test: held-out images.
+        test: held-out images, on which results are reported.
         crop_fraction: centre crop at evaluation, see `images.prepare`.
         mirror: whether a mirrored image still shows the same class.
+        val: images that choose, such as the best epoch; None where the held-out ones do.
         image_size: side in pixels to train at, if the data suggest one.
         task: what a label is.
         split: how the splits came about, see `ReadingSummary`.
@@ -150,6 +152,7 @@ class Dataset:
     test: Examples
     crop_fraction: float
     mirror: bool
+    val: Examples | None = None
     image_size: int | None = None
     task: Task = SINGLE_LABEL
     split: str = "as given"
@@ -159,7 +162,7 @@ class Dataset:
     @property
     def summary(self) -> ReadingSummary:
         """What was read and what was left out; all that is printed about data comes from it."""
-        splits = {"train": self.train, "test": self.test}
+        splits = self.splits
         return ReadingSummary(
             source=self.source,
             images={name: len(examples) for name, examples in splits.items()},
@@ -173,6 +176,17 @@ class Dataset:
             left_out=self.left_out,
             notes=self.notes,
         )
+
+    @property
+    def splits(self) -> dict[str, Examples]:
+        """Every split by its name, in the order `train`, `val`, `test`."""
+        validation = {} if self.val is None else {"val": self.val}
+        return {"train": self.train, **validation, "test": self.test}
+
+    @property
+    def chooser(self) -> str:
+        """The split whose images choose: `val` where there is one, else `test`."""
+        return "test" if self.val is None else "val"
 
     def class_weights(self) -> dict[int, float]:
         """Returns weights of the loss by class index that make all classes count alike.

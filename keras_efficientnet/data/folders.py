@@ -135,7 +135,7 @@ def class_name(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def read_splits(root: Path, walk: Walk) -> tuple[Listing, Listing | None, str | None]:
+def read_splits(root: Path, walk: Walk) -> tuple[dict[str, Listing], str | None]:
     """Finds the splits and classes of a folder.
 
     Args:
@@ -143,7 +143,8 @@ def read_splits(root: Path, walk: Walk) -> tuple[Listing, Listing | None, str | 
         walk: that keeps account of what is left out.
 
     Returns:
-        The training images; and the held-out images and how the split came about, or None.
+        The images of each split, by its name in `SPLITS`; and how the splits came about, or
+        None where there is `train` alone.
 
     Raises:
         InputError: if the splits are ambiguous, or a folder cannot be read.
@@ -154,26 +155,30 @@ def read_splits(root: Path, walk: Walk) -> tuple[Listing, Listing | None, str | 
         walk.remarks.append(f"Read {root}, the only folder there.")
     splits = {} if walk.classes_are_folders else _split_folders(root, folders, walk)
     if not splits:
-        return walk.classes(root), None, None
+        return {"train": walk.classes(root)}, None
     beside = tuple(folder for name, folder in splits.items() if name != "train")
-    train = walk.classes(splits["train"], beside)
+    found = {"train": walk.classes(splits["train"], beside)}
     if splits["train"] == root:
-        return train, walk.classes(beside[0]), f"folder {beside[0].name} and the classes beside it"
+        ((name, folder),) = ((name, folder) for name, folder in splits.items() if name != "train")
+        found[name] = walk.classes(folder)
+        return found, f"folder {folder.name} and the classes beside it"
     folders, images = walk.folders(root)
     if images:
         walk.leave_out(root, f"has {images} images outside of its splits, without labels.")
     for folder in folders:
         if folder not in splits.values():
             walk.leave_out(folder, "lies beside the folders of the splits.")
-    held_out, split = None, None
-    for folder in beside:
-        if held_out:
-            walk.leave_out(folder, f"is not used, because {beside[0].name} is held out.")
-        elif len(listing := walk.classes(folder)) == 1 and not listing.keys() & train.keys():
+    for name, folder in splits.items():
+        if name == "train":
+            continue
+        listing = walk.classes(folder)
+        if len(listing) == 1 and not listing.keys() & found["train"].keys():
             walk.leave_out(folder, "has none of the classes, so its images have no labels.")
         elif listing:
-            held_out, split = listing, f"folders {splits['train'].name} and {folder.name}"
-    return train, held_out, split
+            found[name] = listing
+    names = [splits[name].name for name in found]
+    how = f"folders {', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else None
+    return found, how
 
 
 def _split_folders(root: Path, folders: list[Path], walk: Walk) -> dict[str, Path]:

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from keras_efficientnet.data.folders import Listing, Walk, class_name, read_spli
 from keras_efficientnet.data.splits import (
     ACCEPTED,
     HOLDOUT,
+    SPLITS,
     describe_holdout,
     split_of,
     stratified_split,
@@ -25,6 +27,7 @@ from keras_efficientnet.data.threads import in_threads
 from keras_efficientnet.errors import InputError
 
 ORIENTATION_TAG = 0x0112
+_KINDS = {"train": "training", "val": "validation", "test": "held-out"}
 
 
 def from_folder(
@@ -36,7 +39,8 @@ def from_folder(
     """Opens a folder that has one folder of images for each class.
 
     If it has folders of splits instead, such as `train` and `val` (see `splits.split_of`),
-    these have the class folders. Without a held-out split, a share of each class is held out.
+    these have the class folders. Of three splits, `val` chooses and `test` is held out. Without a
+    held-out split, a share of each class is held out.
 
     Args:
         root: of all.
@@ -50,8 +54,8 @@ def from_folder(
     if not root.is_dir():
         raise InputError(f"Data folder {str(root)!r} does not exist.")
     walk = Walk(classes_are_folders)
-    train, test, split = read_splits(root, walk)
-    if len(train) < 2:
+    listings, split = read_splits(root, walk)
+    if len(train := listings["train"]) < 2:
         found = "".join(f" ({name})" for name in train)
         reasons = "".join(f"; {each.path} {each.reason.rstrip('.')}" for each in walk.left_out[:1])
         raise InputError(
@@ -59,7 +63,7 @@ def from_folder(
             f"classes; it has {len(train)}{found}{reasons}."
         )
     return _from_listings(
-        f"folder:{root}", root.resolve().name, (train, test), split, walk, strict, holdout
+        f"folder:{root}", root.resolve().name, listings, split, walk, strict, holdout
     )
 
 
@@ -68,8 +72,8 @@ def from_csv(file: Path, strict: bool = False, holdout: float = HOLDOUT) -> Data
 
     It has a header with the columns `path` and `label`, in any order and beside others.
     Relative paths begin at the file's own folder. A column `split` may say `train`, `val` or
-    `test`, in any usual spelling; without it, or if all rows say `train`, a share of each
-    class is held out.
+    `test`, in any usual spelling, as in `from_folder`; without it, or if all rows say `train`, a
+    share of each class is held out.
 
     Args:
         file: in UTF-8.
@@ -96,19 +100,15 @@ def from_csv(file: Path, strict: bool = False, holdout: float = HOLDOUT) -> Data
             )
     if again:
         walk.remarks.append(f"Ignored {again} rows that repeat another row.")
-    train = listings.get("train", {})
+    train = listings.setdefault("train", {})
     if len(train) < 2:
         raise InputError(
             f"CSV file {str(file)!r} must name training images of at least two classes; it names "
             f"{len(train)}."
         )
-    test, split = None, None
-    if held_out := [name for name in ("val", "test") if name in listings]:
-        test, split = listings[held_out[0]], f"rows marked train and {held_out[0]}"
-    for name in held_out[1:]:
-        rows = sum(map(len, listings[name].values()))
-        walk.leave_out(file, f"has {rows} rows marked {name}; those marked val are held out.")
-    return _from_listings(f"csv:{file}", file.stem, (train, test), split, walk, strict, holdout)
+    marks = [name for name in SPLITS if name in listings]
+    split = f"rows marked {', '.join(marks[:-1])} and {marks[-1]}" if len(marks) > 1 else None
+    return _from_listings(f"csv:{file}", file.stem, listings, split, walk, strict, holdout)
 
 
 def _rows(file: Path) -> Iterator[tuple[int, Path, str, str]]:
@@ -150,24 +150,24 @@ def _rows(file: Path) -> Iterator[tuple[int, Path, str, str]]:
 def _from_listings(
     source: str,
     name: str,
-    listings: tuple[Listing, Listing | None],
+    listings: dict[str, Listing],
     split: str | None,
     walk: Walk,
     strict: bool,
     holdout: float,
 ) -> Dataset:
     """Makes a data set of files that may be unreadable."""
-    train, test = listings
+    train = listings["train"]
     # Classes that are called by numbers keep the order of the numbers.
     in_order = int if all(label.isdecimal() for label in train) else None
     class_names = tuple(sorted(train, key=in_order))
-    if unknown := sorted(set(test or ()) - set(class_names)):
+    if unknown := sorted(set().union(*listings.values()) - set(class_names)):
         raise InputError(
             f"Class {unknown[0]!r} of the held-out images of {source!r} has no training images."
         )
-    if test is None:
+    if len(listings) == 1:
         _require_two({label: len(paths) for label, paths in train.items()})
-    paths = [path for listing in (train, test or {}) for part in listing.values() for path in part]
+    paths = [path for listing in listings.values() for part in listing.values() for path in part]
     checked = dict(zip(paths, _checked(source, paths), strict=True))
     unusable = walk.unreadable + [
         LeftOut(str(path), bad) for path, bad in checked.items() if isinstance(bad, str)
@@ -177,22 +177,26 @@ def _from_listings(
             f"{len(unusable)} of {len(paths)} images of {source!r} cannot be used; the first: "
             f"{unusable[0].path} {unusable[0].reason}"
         )
-    readable, held_out = (
-        _examples(source, class_names, listing, checked) for listing in (train, test or {})
-    )
-    if test is None:
-        readable, held_out = _hold_out(readable, class_names, holdout)
-    if identical := _identical(readable.paths, held_out.paths):
-        walk.remarks.append(
-            f"{len(identical)} held-out images are identical to training images, such as "
-            f"{identical[0][1]} to {identical[0][0]}."
-        )
+    splits = {
+        name: _examples(source, class_names, listing, checked) for name, listing in listings.items()
+    }
+    if len(splits) == 1:
+        splits["train"], splits["test"] = _hold_out(splits["train"], class_names, holdout)
+    elif "test" not in splits:
+        splits["test"] = splits.pop("val")
+    for one, other in itertools.combinations([name for name in SPLITS if name in splits], 2):
+        if identical := _identical(splits[one].paths, splits[other].paths):
+            walk.remarks.append(
+                f"{len(identical)} {_KINDS[other]} images are identical to {_KINDS[one]} images, "
+                f"such as {identical[0][1]} to {identical[0][0]}."
+            )
     return Dataset(
         name=slug(name),
         source=source,
         class_names=class_names,
-        train=readable,
-        test=held_out,
+        train=splits["train"],
+        val=splits.get("val"),
+        test=splits["test"],
         crop_fraction=images.PHOTO_CROP_FRACTION,
         mirror=True,
         split=split or describe_holdout(holdout),

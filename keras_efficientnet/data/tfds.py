@@ -85,7 +85,10 @@ def from_builder(
         by_hand = " ".join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").split())
         why = f"{reason(error)} {by_hand}".strip().rstrip(".")
         raise InputError(f"tensorflow-datasets cannot prepare {builder.name!r}: {why}.") from error
+    given = test_split
     train_split, test_split = _split_names(builder, train_split, test_split, holdout)
+    tests = [name for name in builder.info.splits if split_of(name) == "test"]
+    unused = [] if given else [name for name in tests if name != test_split]
     return Dataset(
         name=slug(builder.name),
         source=source or f"tfds:{builder.name}",
@@ -95,6 +98,8 @@ def from_builder(
         crop_fraction=images.PHOTO_CROP_FRACTION,
         mirror=True,
         split=f"splits {train_split} and {test_split}",
+        # Some have labels and some do not.
+        notes=tuple(f"Split {name} is not used; --test-split {name} takes it." for name in unused),
     )
 
 

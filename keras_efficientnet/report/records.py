@@ -109,6 +109,8 @@ class RunReport:
         machine: processor and number of cores that latencies were measured on.
         export: the model files, each compared with the trained network.
         evaluation: what one of the files made of held-out images; None if that failed.
+        chosen_on: split whose images chose the best epoch and the temperature; None where nothing
+            was chosen. `test` says that the figures are of images that chose.
     """
 
     version: int = VERSION
@@ -119,6 +121,7 @@ class RunReport:
     machine: str
     export: ExportReport
     evaluation: HeldOutResult | None
+    chosen_on: str | None = None
 
     def write(self, path: Path) -> None:
         """Writes `report.json`."""
