@@ -224,15 +224,26 @@ def train(load_data, network, recipe, config, cluster, results, as_json):
 def _start(data, network, recipe_name):
     """Returns the variant, the weights and the recipe's name, with what was not given."""
     from keras_efficientnet.training.recipes import SCRATCH
-    from keras_efficientnet.weights.registry import DEFAULT_VARIANT
 
     weights = network["weights"]
     if weights is None:
         from_scratch = data.source == "digits" if recipe_name is None else recipe_name in SCRATCH
         weights = "none" if from_scratch else "auto"
     weights = None if weights == "none" else weights
-    variant = network["variant"] or ("B0" if weights is None else DEFAULT_VARIANT)
+    variant = network["variant"] or _variant_of(weights)
     return variant, weights, recipe_name or ("small" if weights is None else "finetune")
+
+
+def _variant_of(weights):
+    """Returns the variant that weights are of; of a name that several have, the smallest."""
+    from keras_efficientnet.weights import inspect, registry
+
+    if weights is None:
+        return "B0"
+    having = [entry.variant for entry in registry.table() if entry.name == weights]
+    if weights == "auto" or registry.DEFAULT_VARIANT in having:
+        return registry.DEFAULT_VARIANT
+    return having[0] if having else inspect(weights).variant
 
 
 def _recipe(name, variant, images, given):
