@@ -65,29 +65,30 @@ def finetune(
     recipe = recipe or get_recipe("finetune", images=len(data.train))
     if not recipe.fine_tuning:
         raise InputError(f"Recipe {recipe.name!r} does not fine-tune; use finetune or probe.")
-    if isinstance(model, keras.Model):
-        size = image_size or model.input_shape[1]
+    network: Any = model
+    if isinstance(network, keras.Model):
+        size = image_size or network.input_shape[1]
         if size is None:
             raise InputError("The model takes images of any size; pass image_size=.")
     else:
         variant, weights = find_weights(model, weights)
         size = image_size or variant.resolution
-        model = variants.EfficientNet(
+        network = variants.EfficientNet(
             variant,
             input_shape=(size, size, 3),
             classes=len(data.class_names),
             dropout_rate=recipe.dropout_rate,
             drop_connect_rate=recipe.drop_connect_rate,
         )
-        recipe = load_pretrained(model, weights, recipe)
+        recipe = load_pretrained(network, weights, recipe)
     limit = max(1, HELD_OUT_BYTES // (3 * size**2))
     choosing = data.splits[data.chooser]
     held_out = pipeline.evaluation_arrays(choosing, size, data.crop_fraction, limit)
     history = fit(
-        model, data, recipe, image_size=size, seed=seed, held_out=held_out, run_config=config
+        network, data, recipe, image_size=size, seed=seed, held_out=held_out, run_config=config
     )
-    calibrate(model, *held_out)
-    return model, history
+    calibrate(network, *held_out)
+    return network, history
 
 
 def find_weights(variant: scaling.Variant, weights: str | os.PathLike) -> tuple[VariantSpec, str]:

@@ -136,15 +136,8 @@ def train(
         if config.deterministic:
             _make_deterministic()
         keras.utils.set_random_seed(config.seed)
-        in_memory = max(1, HELD_OUT_BYTES // (3 * run.image_size**2))
-        held_out = pipeline.evaluation_arrays(
-            data.test, run.image_size, data.crop_fraction, in_memory
-        )
-        choosing = held_out
-        if data.val is not None:
-            choosing = pipeline.evaluation_arrays(
-                data.val, run.image_size, data.crop_fraction, in_memory
-            )
+        held_out = run.prepared("test")
+        choosing = held_out if data.chooser == "test" else run.prepared(data.chooser)
         model, history, temperature = _trained(run, choosing, folder and folder.path)
         if folder is None:
             return None
@@ -227,6 +220,13 @@ class _Run:
             ),
             data=f"{training} for training and {len(data.test)} held out.",
             recipe=describe_recipe(recipe, self.train_image_size),
+        )
+
+    def prepared(self, split: str) -> Images:
+        """Prepares the images of a split for the finished network, as many as memory is for."""
+        limit = max(1, HELD_OUT_BYTES // (3 * self.image_size**2))
+        return pipeline.evaluation_arrays(
+            self.data.splits[split], self.image_size, self.data.crop_fraction, limit
         )
 
     def network(self, size: int | None) -> keras.Model:

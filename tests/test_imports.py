@@ -54,9 +54,11 @@ ALLOWED = {
     "explain": {"data", "errors", "files", "plots"},
     "report": {"data", "deploy", "errors", "files", "plots", "native_logs"},
     "training": CORE | {"data", "files", "native_logs"},
+    "fine_tuning": CORE | {"data", "description", "files", "training"},
     "study": CORE | {"data", "deploy", "description", "training", "files", "native_logs"},
     "run": CORE
-    | {"data", "deploy", "description", "files", "native_logs", "report", "run_folder", "training"},
+    | {"data", "deploy", "description", "files", "fine_tuning", "native_logs", "report"}
+    | {"run_folder", "training"},
 }
 
 

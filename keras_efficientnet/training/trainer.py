@@ -239,6 +239,7 @@ class Trainer:
 
     def _probe(self) -> None:
         """Makes the classifier of a linear probe the network's, and records it as epoch 0."""
+        assert self.recipe.fine_tuning
         fresh_from = self.recipe.fine_tuning.fresh_from
         fine_tune_from(self.model, fresh_from, fresh_from)
         if fresh_from != FineTuning.fresh_from:
