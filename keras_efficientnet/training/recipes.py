@@ -26,7 +26,7 @@ SCHEDULES = ("exponential", "cosine")
 
 # Fine-tuning's epochs are stated for so many training images.
 TYPICAL_IMAGES = 500
-TYPICAL_EPOCHS = 8
+TYPICAL_EPOCHS = 10
 
 # A recipe's fields that are records of their own.
 _PARTS = ("augmentation", "progressive", "fine_tuning")
@@ -119,7 +119,7 @@ class FineTuning:
 
     fresh_from: str = "classifier"
     unfreeze_from: str = "stem"
-    layer_decay: float = 0.9
+    layer_decay: float = 0.95
 
     def __post_init__(self):
         """Refuses values that cannot be trained with."""
@@ -392,6 +392,6 @@ def _fine_tuning(name: str, images: int, epochs: int | None) -> Recipe:
         keep_best=True,
         drop_connect_rate=0.1,
         batch_norm_momentum=0.9,
-        augmentation=Augmentation(min_crop_area=0.3),
+        augmentation=Augmentation(min_crop_area=0.5),
         fine_tuning=FineTuning(),
     )
