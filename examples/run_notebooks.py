@@ -3,6 +3,7 @@
     pip install ".[test,distributed]"
     python examples/run_notebooks.py        # all of them
     python examples/run_notebooks.py 01 06  # those whose names begin so
+    python examples/run_notebooks.py 02 --flowers DIR  # with photos for it, not downloaded
 
 Files that a notebook writes go to a temporary folder.
 """
@@ -28,11 +29,14 @@ NOTES = re.compile(
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="beginnings of names; all if none")
+    parser.add_argument("--flowers", type=Path, help="photos, with a folder for each class")
     options = parser.parse_args()
     for path in sorted(FOLDER.glob("*.ipynb")):
         if path.name.startswith(tuple(options.names) or ""):
             print(path.name)
             with tempfile.TemporaryDirectory() as folder:
+                if options.flowers:
+                    Path(folder, "flowers").symlink_to(options.flowers.resolve())
                 nbformat.write(executed(path, folder), path)
 
 
