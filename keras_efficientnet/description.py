@@ -27,7 +27,7 @@ from keras_efficientnet.task import SINGLE_LABEL, TASKS
 FILE_NAME = "keras_efficientnet.json"
 _ASSETS = "assets.extra"
 _TUPLES = ("class_names", "pixel_mean", "pixel_std")
-_TEXTS = ("variant", "summary", "author", "license", "data", "recipe")
+_TEXTS = ("variant", "summary", "author", "license", "data", "recipe", "listing")
 # Version 1 had no version and called the summary its description.
 VERSION = 2
 MAX_IMAGE_SIZE = 65_536
@@ -57,6 +57,7 @@ class ModelDescription:
         task: what its outputs mean, see `task`.
         temperature: that the logits were divided by, in the classifier's own weights, so that
             probabilities fit held-out images; 1 where they were not.
+        listing: `Dataset.listing` of the data that it was trained on; empty if unknown.
     """
 
     variant: str
@@ -72,6 +73,7 @@ class ModelDescription:
     recipe: str = ""
     task: str = SINGLE_LABEL.name
     temperature: float = 1.0
+    listing: str = ""
 
     def __post_init__(self):
         """Refuses values that a stranger's file could bring in, without repeating them."""

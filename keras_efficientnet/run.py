@@ -220,6 +220,7 @@ class _Run:
             ),
             data=f"{training} for training and {len(data.test)} held out.",
             recipe=describe_recipe(recipe, self.train_image_size),
+            listing=data.listing,
         )
 
     def prepared(self, split: str) -> Images:

@@ -1,6 +1,8 @@
 """The command `evaluate`: a table or JSON, and what it says of the data."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -61,3 +63,35 @@ def test_options_of_the_data_reach_it(command, model_files, photos):
     code, _, err = command(*arguments, "digits", "--test-split", "test")
     assert code == 2
     assert "Split names go with tfds:NAME data" in err
+
+
+def test_the_split_is_the_one_asked_for_and_named(command, model_files, photos, tmp_path):
+    arguments = ("evaluate", model_files["float32"], "--data", f"folder:{photos}", "--json")
+    for split, count in ((None, 12), ("train", 12), ("test", 12), ("all", 24)):
+        code, out, err = command(*arguments, *(("--split", split) if split else ()))
+        assert (code, json.loads(out)["images"]) == (0, count)
+        which = "all images" if split == "all" else f"the images of the split {split or 'test'}"
+        assert f"Evaluated on {which}: {count}." in err
+    code, _, err = command(*arguments, "--split", "val")
+    assert code == 2
+    assert "split='val' must be one of train, test, all" in err
+
+
+def test_data_without_splits_are_all_evaluated_but_those_trained_on(model_files, photos):
+    data = ke.data.load(f"folder:{photos / 'train'}")
+    assert data.holdout == 0.2
+    predictor = ke.Predictor(model_files["float32"])
+    assert ke.deploy.unseen_split(predictor, data) == "all"
+    known = dataclasses.replace(predictor.description, listing=data.listing)
+    predictor.description = known
+    assert ke.deploy.unseen_split(predictor, data) == "test"
+    assert ke.deploy.unseen_split(predictor, ke.data.load("digits")) == "test"
+
+
+def test_data_are_known_by_what_they_are_and_not_by_where(photos, tmp_path):
+    data = ke.data.load(f"folder:{photos}")
+    shutil.copytree(photos, tmp_path / "elsewhere")
+    assert ke.data.load(f"folder:{tmp_path / 'elsewhere'}").listing == data.listing
+    (tmp_path / "elsewhere" / "train" / NAMES[0] / "0.png").unlink()
+    assert ke.data.load(f"folder:{tmp_path / 'elsewhere'}").listing != data.listing
+    assert ke.data.load("digits").listing == ""

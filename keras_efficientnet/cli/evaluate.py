@@ -20,8 +20,14 @@ from keras_efficientnet.cli.common import (
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @data_options("--data", DATA_HELP, required=True)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test", "all"]),
+    help="Which images. [default: test; all of data without splits, but of those that MODEL was "
+    "trained on the part held out then]",
+)
 @json_option
-def evaluate(model, load_data, as_json):
+def evaluate(model, load_data, split, as_json):
     """Measure the accuracy of MODEL on held-out images.
 
     MODEL is a .keras, .tflite or .onnx file or a SavedModel folder. Prints accuracy by class
@@ -29,7 +35,11 @@ def evaluate(model, load_data, as_json):
     """
     from keras_efficientnet import deploy
 
-    result = deploy.evaluate(open_model(model), load_data())
+    predictor, data = open_model(model), load_data()
+    split = split or deploy.unseen_split(predictor, data)
+    result = deploy.evaluate(predictor, data, split)
+    which = "all images" if split == "all" else f"the images of the split {split}"
+    click.echo(f"Evaluated on {which}: {result.images:,}.", err=True)
     if as_json:
         print_json(dataclasses.asdict(result))
         return

@@ -141,6 +141,10 @@ class Dataset:
         image_size: side in pixels to train at, if the data suggest one.
         task: what a label is.
         split: how the splits came about, see `ReadingSummary`.
+        holdout: share of each class that was held out because there was no such split; None where
+            there was one.
+        listing: digest of the names, classes and sizes of the images, wherever they lie, by which
+            a model knows the data that it was trained on; empty where there are no files.
         left_out: files and folders that were not used, and why.
         notes: see `ReadingSummary`.
     """
@@ -156,6 +160,8 @@ class Dataset:
     image_size: int | None = None
     task: Task = SINGLE_LABEL
     split: str = "as given"
+    holdout: float | None = None
+    listing: str = ""
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
 

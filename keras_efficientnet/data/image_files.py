@@ -5,7 +5,7 @@ import hashlib
 import io
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +200,8 @@ def _from_listings(
         crop_fraction=images.PHOTO_CROP_FRACTION,
         mirror=True,
         split=split or describe_holdout(holdout),
+        holdout=None if split else holdout,
+        listing=_listing(class_names, splits.values()),
         left_out=(*walk.left_out, *unusable),
         notes=walk.notes(),
     )
@@ -264,6 +266,17 @@ def _identical(train: list[Path], held_out: list[Path]) -> list[tuple[Path, Path
     known = dict(zip(in_threads(_digest, train), train, strict=True))
     digests = zip(held_out, in_threads(_digest, held_out), strict=True)
     return [(known[digest], path) for path, digest in digests if digest in known]
+
+
+def _listing(class_names: tuple[str, ...], splits: Iterable[FileExamples]) -> str:
+    """Returns `Dataset.listing`."""
+    entries = sorted(
+        f"{class_names[file.label]}/{file.path.name} {file.path.stat().st_size}"
+        for examples in splits
+        for file in examples.files
+    )
+    content = "\n".join(entries).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(content).hexdigest()
 
 
 def _digest(path: Path) -> bytes:

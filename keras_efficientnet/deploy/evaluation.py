@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 from tqdm import tqdm
@@ -13,7 +13,7 @@ from keras_efficientnet.data.dataset import Dataset
 from keras_efficientnet.data.folders import class_name
 from keras_efficientnet.deploy.predictor import Predictor
 from keras_efficientnet.deploy.runtime import BATCH_SIZE
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import InputError, require_choice
 from keras_efficientnet.task import SINGLE_LABEL, Task, get_task
 
 MOST_CONFUSED = 20
@@ -121,17 +121,29 @@ class Tally:
         return self.class_names[index] if index < len(self.class_names) else f"class {index}"
 
 
-def evaluate(predictor: Predictor, data: Dataset) -> Evaluation:
-    """Classifies every held-out image of a data set.
+def unseen_split(predictor: Predictor, data: Dataset) -> str:
+    """Returns the split to evaluate a model on: `"test"`, or `"all"` of data without splits.
+
+    Of data without splits that the model was trained on, `"test"` is the part held out then.
+    """
+    trained_on = data.listing and predictor.description.listing == data.listing
+    return "test" if data.holdout is None or trained_on else "all"
+
+
+def evaluate(predictor: Predictor, data: Dataset, split: str = "test") -> Evaluation:
+    """Classifies every image of a split of a data set.
 
     Args:
         predictor: the model. Its classes are matched with the data's by name, or by
             index where the file carries no names.
-        data: its `test` images are used, prepared as the model was evaluated in training.
+        data: whose images are used, prepared as the model was evaluated in training.
+        split: `"train"`, `"val"` or `"test"`, or `"all"` for all of them.
 
     Raises:
-        InputError: if the data has a class that the model does not know.
+        InputError: if the data has a class that the model does not know, or no such split.
     """
+    require_choice("split", split, (*data.splits, "all"))
+    chosen = list(data.splits.values()) if split == "all" else [data.splits[split]]
     description = predictor.description
     known = description.class_names or data.class_names
     # Model files of other packages may have names in another Unicode form.
@@ -143,8 +155,8 @@ def evaluate(predictor: Predictor, data: Dataset) -> Evaluation:
         )
     to_model = np.array([indices[name] for name in data.class_names])
     tally = Tally(known, get_task(description.task))
-    examples = iter(data.test)
-    with tqdm(total=len(data.test), unit="img", desc="Evaluating", leave=False) as bar:
+    examples = chain.from_iterable(chosen)
+    with tqdm(total=sum(map(len, chosen)), unit="img", desc="Evaluating", leave=False) as bar:
         while batch := list(islice(examples, BATCH_SIZE)):
             pixels = [
                 images.prepare(image, description.image_size, description.crop_fraction)
