@@ -200,6 +200,8 @@ class _Run:
             precision=self.config.precision,
             accumulation=self.config.accumulation,
             class_weights=self.config.class_weights,
+            class_names=self.data.class_names,
+            listing=self.data.listing,
         )
 
     @property

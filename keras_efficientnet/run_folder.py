@@ -86,7 +86,7 @@ def refuse_existing(output: Path, if_exists: IfExists) -> None:
 def _start(partial: Path, output: Path, settings: RunSettings, if_exists: IfExists) -> RunFolder:
     """Compares what is there with what is asked for, and notes the settings of a new run."""
     earlier = _earlier_report(output) if if_exists == "resume" and output.exists() else None
-    note, asked = partial / "run.json", json.loads(json.dumps(dataclasses.asdict(settings)))
+    note, asked = partial / "run.json", _plain(settings)
     if run_checkpoints.newest_step(partial) >= 0:
         if if_exists == "fail":
             raise InputError(
@@ -95,7 +95,7 @@ def _start(partial: Path, output: Path, settings: RunSettings, if_exists: IfExis
             )
         _check_same(json.loads(note.read_text(encoding="utf-8")), asked)
     elif earlier:
-        _check_same(dataclasses.asdict(earlier.settings), asked)
+        _check_same(_plain(earlier.settings), asked)
         return RunFolder(partial, False, earlier)
     else:
         note.write_text(json.dumps(asked, indent=1), encoding="utf-8")
@@ -129,9 +129,17 @@ def _empty(folder: Path) -> None:
             entry.unlink()
 
 
+def _plain(settings: RunSettings) -> dict[str, Any]:
+    """Returns settings as JSON gives them back."""
+    return json.loads(json.dumps(dataclasses.asdict(settings)))
+
+
 def _check_same(before: dict[str, Any], now: dict[str, Any]) -> None:
     old, new = flatten(before), flatten(now)
+    same_images = new.get("listing") and old.get("listing") == new["listing"]
     for name in {**old, **new}:
+        if name == "data" and same_images:
+            continue  # another spelling of the path, or moved
         if old.get(name) != new.get(name):
             raise InputError(
                 f"The run in this folder has {name}={old.get(name)!r} and not "

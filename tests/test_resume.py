@@ -1,5 +1,6 @@
 """Runs that are killed at any moment, in processes of their own."""
 
+import dataclasses
 import random
 import subprocess
 import sys
@@ -216,22 +217,48 @@ def test_what_is_there_is_not_taken_for_a_finished_run(tmp_path):
     assert (tmp_path / "precious.txt").read_text() == "mine"
 
 
-def test_two_runs_into_one_folder_do_not_mix(small, tmp_path):
-    settings = RunSettings(
-        variant="B0",
-        data="digits",
-        train_images=1437,
-        image_size=48,
-        train_image_size=48,
-        seed=0,
-        weights=None,
-        recipe={},
-        precision="float32",
-        accumulation=1,
-        class_weights=False,
-    )
+SETTINGS = RunSettings(
+    variant="B0",
+    data="folder:photos",
+    train_images=1437,
+    image_size=48,
+    train_image_size=48,
+    seed=0,
+    weights=None,
+    recipe={},
+    precision="float32",
+    accumulation=1,
+    class_weights=False,
+    class_names=("cat", "dog"),
+    listing="of the photos",
+)
+
+
+def test_the_same_images_are_resumed_under_another_path(tmp_path):
     output = tmp_path / "run"
-    with open_run_folder(output, settings, "fail") as folder:
+    with pytest.raises(Killed), open_run_folder(output, SETTINGS, "fail") as folder:
+        (folder.path / "step-000000001.safetensors").touch()
+        raise Killed
+    moved = dataclasses.replace(SETTINGS, data="folder:./album/../photos")
+    with pytest.raises(Killed), open_run_folder(output, moved, "resume") as folder:
+        assert not folder.finished
+        raise Killed
+    for changes in (
+        {"class_names": ("dog", "cat")},
+        {"listing": "of others"},
+        {"data": "csv:photos.csv", "listing": ""},
+    ):
+        other = dataclasses.replace(SETTINGS, **changes)
+        with (
+            pytest.raises(InputError, match=f"The run in this folder has {next(iter(changes))}="),
+            open_run_folder(output, other, "resume"),
+        ):
+            pass
+
+
+def test_two_runs_into_one_folder_do_not_mix(small, tmp_path):
+    output = tmp_path / "run"
+    with open_run_folder(output, SETTINGS, "fail") as folder:
         (folder.path / "checkpoint").write_text("mine")
         with pytest.raises(InputError, match="Another run is at work in"):
             train("digits", small, output=output, if_exists="overwrite")

@@ -37,6 +37,8 @@ class RunSettings:
         precision: dtype policy that the network was trained in.
         accumulation: parts that each batch was cut into.
         class_weights: whether the loss was weighted so that every class counts the same.
+        class_names: in the order of the network's outputs.
+        listing: `Dataset.listing`, which tells the same images under another path.
     """
 
     variant: str
@@ -50,6 +52,8 @@ class RunSettings:
     precision: str
     accumulation: int
     class_weights: bool
+    class_names: tuple[str, ...] = ()
+    listing: str = ""
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ def render(
     """
     evaluation = report.evaluation
     settings = flatten(dataclasses.asdict(report.settings))
+    del settings["class_names"]  # they have a table of their own
     content = {
         **vars(report),
         "title": f"EfficientNet-{report.settings.variant} on {report.settings.data}",
