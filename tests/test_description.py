@@ -86,7 +86,10 @@ FIRST_VERSION = """{
 SECOND_VERSION = (
     FIRST_VERSION.replace('"description"', '"summary"')
     .replace("{", '{\n "version": 2,', 1)
-    .replace('"small"', '"small",\n "task": "single-label"')
+    .replace(
+        '"small"',
+        '"small",\n "task": "single-label",\n "temperature": 1.0,\n "listing": ""',
+    )
 )
 
 

@@ -64,8 +64,8 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 data = ke.data.load("csv:" + sys.argv[1])
 held_out = ke.data.evaluation_arrays(data.test, 32, 1.0, 99)
 chosen = recipe(
-    "finetune", batch_size=10, epochs=4, head_epochs=2, unfreeze_from="block1", ema_decay=0.9,
-    base_learning_rate=0.02, drop_connect_rate=0.0,
+    "finetune", batch_size=10, epochs=3, unfreeze_from="block1", ema_decay=0.9,
+    learning_rate=0.002, drop_connect_rate=0.0, keep_best=False,
 )
 runs = []
 for devices in (1, 2):

@@ -267,7 +267,8 @@ class Trainer:
         """Returns the loss and the metrics that `model.evaluate` gives for these logits."""
         loss = self.data.task.loss(self.recipe.label_smoothing, from_logits=True)
         values = {metric.__name__: metric(labels, logits) for metric in self.data.task.metrics()}
-        values = {"loss": loss(labels, logits), **values}
+        # By example: over several devices, Keras gives each its part of the mean.
+        values = {"loss": loss.call(labels, logits), **values}
         return {name: float(keras.ops.mean(value)) for name, value in values.items()}
 
     def _prepare(self, stage: Stage) -> None:
