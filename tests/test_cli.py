@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from run_files import RUN_FILES
 
 import keras_efficientnet as ke
 from keras_efficientnet import deploy, spec
@@ -130,17 +131,7 @@ def trained(tmp_path_factory, small, photos):
 
 
 def test_a_run_leaves_everything_it_promises(trained, photos):
-    assert sorted(path.name for path in trained.iterdir()) == [
-        "history.csv",
-        "labels.txt",
-        "model.keras",
-        "model_card.md",
-        "model_float32.tflite",
-        "model_int8.tflite",
-        "report.html",
-        "report.json",
-        "saved_model",
-    ]
+    assert sorted(path.name for path in trained.iterdir()) == RUN_FILES
     page = (trained / "report.html").read_text(encoding="utf-8")
     assert all(name in page for name in ("EfficientNet-small", "saved_model", *COLOURS))
     report = read_report(trained / "report.json")

@@ -15,6 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from run_files import RUN_FILES
 
 from keras_efficientnet import InputError
 from keras_efficientnet.training import on_hosts, run_checkpoints
@@ -331,17 +332,7 @@ def test_the_command_over_two_processes_survives_the_loss_of_one(photos, tmp_pat
     assert nothing is None
     assert list(second.iterdir()) == []
     assert [path.name for path in first.iterdir()] == ["flowers"]
-    assert sorted(path.name for path in (first / "flowers").iterdir()) == [
-        "history.csv",
-        "labels.txt",
-        "model.keras",
-        "model_card.md",
-        "model_float32.tflite",
-        "model_int8.tflite",
-        "report.html",
-        "report.json",
-        "saved_model",
-    ]
+    assert sorted(path.name for path in (first / "flowers").iterdir()) == RUN_FILES
     files = {file["name"]: file for file in report["export"]["files"]}
     assert files["model_float32.tflite"]["agreement"] == files["saved_model"]["agreement"] == 1
     assert report["export"]["source_accuracy"] == expected["export"]["source_accuracy"]
