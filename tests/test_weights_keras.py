@@ -319,3 +319,15 @@ def test_a_converted_file_is_used_at_its_own_size(tmp_path):
     predictor = ke.Predictor(output)
     assert predictor.description.image_size == 240
     assert predictor.description.crop_fraction == 240 / 272
+
+
+def test_a_file_is_near_a_variant_only_when_most_of_it_fits(small, tmp_path, run_python):
+    path = tmp_path / "own.weights.h5"
+    ke.EfficientNet(small, classes=3).save_weights(path)
+    found = ke.weights.inspect(path)
+    assert (found.variant, found.fits, found.missing) == (None, False, ())
+    code = "import sys; from keras_efficientnet.cli import main; main()"
+    out = run_python(code, "weights", "inspect", path)
+    assert "fits no published variant, 3 channels in" in out
+    ke.EfficientNetLite0(classes=3).save_weights(path)
+    assert ke.weights.inspect(path).variant == "Lite0"

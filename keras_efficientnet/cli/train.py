@@ -243,7 +243,10 @@ def _variant_of(weights):
     having = [entry.variant for entry in registry.table() if entry.name == weights]
     if weights == "auto" or registry.DEFAULT_VARIANT in having:
         return registry.DEFAULT_VARIANT
-    return having[0] if having else inspect(weights).variant
+    variant = having[0] if having else inspect(weights).variant
+    if variant is None:
+        raise InputError(f"Weights {weights!r} are of no published variant; pass --model.")
+    return variant
 
 
 def _recipe(name, variant, images, given):

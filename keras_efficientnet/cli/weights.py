@@ -60,9 +60,11 @@ def inspect(file, prefix, as_json):
     if as_json:
         print_json(dataclasses.asdict(found))
         return
-    fit = "fits" if found.fits else "is nearest to"
+    fit = f"{'fits' if found.fits else 'is nearest to'} EfficientNet-{found.variant}"
+    if found.variant is None:
+        fit = "fits no published variant"
     click.echo(f"{found.path}: {found.layout}, {len(found.tensors)} tensors")
-    click.echo(f"{fit} EfficientNet-{found.variant}, {found.channels} channels in")
+    click.echo(f"{fit}, {found.channels} channels in")
     click.echo(f"classes: {found.classes or 'no classifier'}")
     for name in found.origin.unknown:
         click.echo(f"{name}: unknown")

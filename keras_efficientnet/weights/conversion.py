@@ -17,6 +17,8 @@ from keras_efficientnet.weights.readers import open_weight_file
 from keras_efficientnet.weights.registry import google_crop
 from keras_efficientnet.weights.weight_file import Origin, WeightFile
 
+# Share of a file's tensors that fit a variant, from which it is said to be near.
+NEAR = 0.5
 OUTPUT_SUFFIXES = (".weights.h5", ".keras")
 
 
@@ -27,7 +29,8 @@ class Inspection:
     Attributes:
         path: of the file.
         layout: what kind of file it is.
-        variant: the published variant its tensors are nearest to.
+        variant: the published variant its tensors are nearest to; None where less than half of
+            them fit.
         fits: whether all of its tensors fit that variant.
         missing: what the variant has and the file has not.
         classes: outputs of its classifier; None if it has none.
@@ -39,7 +42,7 @@ class Inspection:
 
     path: str
     layout: str
-    variant: str
+    variant: str | None
     fits: bool
     missing: tuple[str, ...]
     classes: int | None
@@ -60,15 +63,17 @@ def inspect(source: str | os.PathLike, prefix: str | None = None) -> Inspection:
         InputError: if it cannot be read or is no EfficientNet's.
     """
     with open_weight_file(source, prefix) as checkpoint:
-        variant, fits = structure.closest_variant(checkpoint)
+        variant, fitting = structure.closest_variant(checkpoint)
         wanted = structure.shapes(variant)
         checkpoint = checkpoint.with_block_names(structure.block_names(wanted))
         return Inspection(
             path=checkpoint.path,
             layout=checkpoint.layout,
-            variant=variant,
-            fits=fits,
-            missing=tuple(name for name in wanted if name not in checkpoint.tensors),
+            variant=variant if fitting >= NEAR else None,
+            fits=fitting == 1,
+            missing=tuple(
+                name for name in wanted if fitting >= NEAR and name not in checkpoint.tensors
+            ),
             classes=_size(checkpoint, structure.CLASSIFIER_KERNEL, 1),
             channels=_size(checkpoint, structure.STEM_KERNEL, 2),
             tensors={name: tensor.shape for name, tensor in checkpoint.tensors.items()},

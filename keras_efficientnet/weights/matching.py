@@ -246,8 +246,8 @@ def _refusal(
     sentence = f"{checkpoint.path!r} does not fit {model.name!r}: {report.problems()}"
     own = structure.matching_variant(model)
     if report.missing or report.unexpected or report.mismatched:
-        nearest, fits = structure.closest_variant(checkpoint)
-        if fits and nearest != own:
+        nearest, fitting = structure.closest_variant(checkpoint)
+        if fitting == 1 and nearest != own:
             sentence += f"; it holds EfficientNet-{nearest}"
     elif arguments:
         sentence += f"; {suggestion(own, checkpoint.path, arguments)}"

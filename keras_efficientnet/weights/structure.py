@@ -98,12 +98,12 @@ def _shapes(part: str, conv: ConvSpec) -> Shapes:
     return {f"{part}.conv.kernel": conv.kernel_shape, **norm}
 
 
-def closest_variant(checkpoint: WeightFile) -> tuple[str, bool]:
+def closest_variant(checkpoint: WeightFile) -> tuple[str, float]:
     """The published variant whose structure is nearest to a file's.
 
     Returns:
-        Its name, and whether all of the file fits it, whatever its number of classes and
-        input channels. A file that lacks some tensors can still fit.
+        Its name, and the share of the file's tensors that fit it, whatever its number of classes
+        and input channels. A file that lacks some tensors can still fit, with a share of 1.
     """
 
     def misfits(name: str) -> tuple[int, int]:
@@ -116,7 +116,7 @@ def closest_variant(checkpoint: WeightFile) -> tuple[str, bool]:
 
     scores = {name: misfits(name) for name in spec.VARIANTS}
     name = min(scores, key=lambda key: sum(scores[key]))
-    return name, scores[name][0] == 0
+    return name, 1 - scores[name][0] / max(1, len(checkpoint.tensors))
 
 
 def matching_variant(model: keras.Model) -> str | None:
