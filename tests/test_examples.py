@@ -50,6 +50,7 @@ def run(photos, small, tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_progressive_training(run, capsys):
     figures = run(
         "progressive_training",

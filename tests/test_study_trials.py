@@ -186,6 +186,7 @@ def test_an_ablation_changes_one_thing_at_a_time(plan, canned, monkeypatch):
     assert {(s.dropout_rate, s.augmentation) for s in stages} == {(0.2, base.recipe.augmentation)}
 
 
+@pytest.mark.slow
 def test_progressive_and_changed_networks_really_train(plan):
     plan = dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, epochs=3))
     rows = study.ablate(dataclasses.replace(SMALLEST, resolution=48), plan, ["progressive"])

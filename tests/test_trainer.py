@@ -165,7 +165,7 @@ def unbroken(tiny, data, held_out, tmp_path_factory):
         ("progressive", (10, 13)),  # the second stage begins at 10
         ("fine-tuning", (3, 10)),
         ("accumulating", (7,)),
-        ("several a call", (6,)),
+        pytest.param("several a call", (6,), marks=pytest.mark.slow),
         ("half precision", (7,)),
     ],
 )

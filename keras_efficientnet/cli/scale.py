@@ -109,7 +109,7 @@ def plan_options(command: Callable) -> Callable:
 
 def _plan(load_data: Callable | None, recipe: dict[str, Any], *, small: bool, **trials: Any):
     """Makes of the options of `plan_options` a `study.Plan`."""
-    name, settings = recipe.pop("name"), dict(map(setting, recipe.pop("settings")))
+    name, settings = recipe.pop("name") or "small", dict(map(setting, recipe.pop("settings")))
     given = {option: value for option, value in recipe.items() if value is not None}
     import_tensorflow()
     from keras_efficientnet import data, study, training
