@@ -54,6 +54,22 @@ def test_the_pairs_of_a_report(monkeypatch):
     assert "reached" not in peers.row("memory", "other", [1], [2])
 
 
+@pytest.mark.slow
+def test_fine_tuning(run):
+    flowers = Path(__file__).resolve().parents[2] / "shared" / "data" / "flowers"
+    if not flowers.is_dir():
+        pytest.skip("the flowers are not there")
+    report, printed = run(
+        *("fine_tuning", f"folder:{flowers}", "--methods", "probe", "finetune"),
+        *("--seeds", 1, "--shots", 4, "--settings", "epochs=1"),
+    )
+    probe, tuned = report["runs"]
+    assert (probe["method"], probe["shots"], tuned["method"]) == ("probe", 4, "finetune")
+    assert 0.5 < probe["accuracy"] <= tuned["accuracy"] <= 1
+    assert (len(probe["curve"]), len(tuned["curve"])) == (1, 2)
+    assert "flowers" in printed
+
+
 @pytest.mark.exhaustive
 def test_training_step(run):
     if importlib.util.find_spec("timm") is None:  # which may not import without `peers`
