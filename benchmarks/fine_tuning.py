@@ -1,7 +1,7 @@
 """Fine-tuning on some hundred photos: accuracy and time, beside what others do.
 
     pip install -e ".[bench]" efficientnet-lite-pytorch
-    python benchmarks/fine_tuning.py folder:flowers folder:signs --json figures.json
+    python benchmarks/fine_tuning.py --data folder:flowers folder:signs --json figures.json
 
 All start from the same ImageNet weights of Lite0, which come with the package, and see the same
 photos at 224 px. Every run is a process of its own; all of one seed follow each other.
@@ -38,7 +38,7 @@ PEERS = ("keras guide", "timm")
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("data", nargs="+", help="folder:DIR with train/ and val/")
+    parser.add_argument("--data", nargs="+", default=[], help="folder:DIR with train/ and val/")
     parser.add_argument("--model", default="Lite0", help="of ours; default: %(default)s")
     parser.add_argument("--weights", default="auto", help="of ours; default: %(default)s")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
@@ -46,6 +46,8 @@ def main():
     parser.add_argument("--shots", type=int, nargs="+", help="training photos of each class")
     parser.add_argument("--settings", nargs="*", default=[], help="NAME=VALUE of our recipe")
     options = parse(parser, measure)
+    if not options.data:
+        parser.error("--data folder:DIR is needed")
     runs = []
     for data in options.data:
         for shots in options.shots or [None]:

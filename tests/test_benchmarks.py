@@ -60,7 +60,7 @@ def test_fine_tuning(run):
     if not flowers.is_dir():
         pytest.skip("the flowers are not there")
     report, printed = run(
-        *("fine_tuning", f"folder:{flowers}", "--methods", "probe", "finetune"),
+        *("fine_tuning", "--data", f"folder:{flowers}", "--methods", "probe", "finetune"),
         *("--seeds", 1, "--shots", 4, "--settings", "epochs=1"),
     )
     probe, tuned = report["runs"]
