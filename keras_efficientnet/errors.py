@@ -22,6 +22,19 @@ class RunError(RuntimeError):
     """
 
 
+class StoppedRun(RunError):  # noqa: N818 - nothing went wrong
+    """A run was asked to stop by Ctrl-C or a signal, and has written a checkpoint.
+
+    Args:
+        message: says how to go on.
+        signal: number of the signal. The command line exits with 128 more, as shells do.
+    """
+
+    def __init__(self, message: str, signal: int):
+        super().__init__(message)
+        self.exit_code = 128 + signal
+
+
 def reason(error: BaseException) -> str:
     """Returns the first line of an error's text, to be quoted inside a sentence."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -2,6 +2,7 @@ import dataclasses
 import importlib.util
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from keras_efficientnet import InputError
 from keras_efficientnet.data.pipeline import training_batches
 from keras_efficientnet.data.sources import ArrayExamples, Dataset
 from keras_efficientnet.data.tfds import from_builder
-from keras_efficientnet.errors import RunError
+from keras_efficientnet.errors import RunError, StoppedRun
 from keras_efficientnet.training import (
     RunConfig,
     compile_model,
@@ -182,6 +183,57 @@ def test_a_killed_run_ends_as_an_unbroken_one(
     for one, other in zip(weights, resumed_weights, strict=True):
         np.testing.assert_array_equal(one, other)
     assert resumed_history == history
+
+
+class Signal(keras.callbacks.Callback):
+    """Sends a signal to this process in the middle of a batch."""
+
+    def __init__(self, number, batch):
+        super().__init__()
+        self.number, self.batch = number, batch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == self.batch:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("batch", [1, 4])  # within an epoch, and its last one
+def test_a_run_that_is_asked_to_stop_ends_after_its_step(
+    tiny, data, held_out, unbroken, tmp_path, capsys, number, batch
+):
+    weights, history = unbroken("averaged")
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    (name, overrides), _ = RUNS["averaged"]
+    config = RunConfig(callbacks=(Signal(number, batch),))
+    chosen = recipe(name, batch_size=BATCH, **overrides)
+    options = {"image_size": 40, "seed": 7, "held_out": held_out, "folder": tmp_path}
+    with pytest.raises(StoppedRun, match=rf"after step {batch + 1} of 15, .*--resume") as stopped:
+        fit(network(tiny), data, chosen, run_config=config, **options)
+    assert stopped.value.exit_code == 128 + number
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert "Ctrl-C again stops at once" in capsys.readouterr().err
+    assert run_checkpoints.newest_step(tmp_path) == batch + 1
+    resumed_weights, resumed_history = run(tiny, data, held_out, "averaged", tmp_path)
+    for one, other in zip(weights, resumed_weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert resumed_history == history
+
+
+def test_a_second_interrupt_stops_at_once_and_without_a_folder_the_first(
+    tiny, data, held_out, tmp_path
+):
+    twice = (Signal(signal.SIGINT, 1), Signal(signal.SIGINT, 1))
+    for callbacks, folder in ((twice, tmp_path), (twice[:1], None)):
+        with pytest.raises(KeyboardInterrupt):
+            fit(
+                network(tiny),
+                data,
+                recipe("small", batch_size=BATCH, epochs=1),
+                image_size=40,
+                run_config=RunConfig(callbacks=callbacks),
+                folder=folder,
+            )
 
 
 def test_a_killed_run_on_prepared_data_ends_as_an_unbroken_one(

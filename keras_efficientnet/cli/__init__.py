@@ -16,7 +16,7 @@ from keras_efficientnet.cli.predict import predict
 from keras_efficientnet.cli.scale import scale
 from keras_efficientnet.cli.train import train
 from keras_efficientnet.cli.weights import weights
-from keras_efficientnet.errors import InputError, RunError
+from keras_efficientnet.errors import InputError, RunError, StoppedRun
 from keras_efficientnet.files import DISK_FULL
 
 BAD_INPUT, FAILED_RUN = 2, 1
@@ -37,6 +37,9 @@ def main() -> None:
         _fail(error.format_message(), BAD_INPUT)
     except InputError as error:
         _fail(str(error), BAD_INPUT)
+    except StoppedRun as stop:
+        click.echo(str(stop), err=True)
+        sys.exit(stop.exit_code)
     except RunError as error:
         _fail(str(error), FAILED_RUN)
     except MemoryError:

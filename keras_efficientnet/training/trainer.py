@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from keras_efficientnet.data import pipeline
 from keras_efficientnet.data.dataset import ArrayExamples, Dataset
-from keras_efficientnet.errors import InputError, RunError, reason, require
+from keras_efficientnet.errors import InputError, RunError, StoppedRun, reason, require
 from keras_efficientnet.training import distribution, run_checkpoints
 from keras_efficientnet.training.averaging import WeightAverage, sync
 from keras_efficientnet.training.compiling import compile_model
@@ -26,6 +26,7 @@ from keras_efficientnet.training.probe import extract_features, fit_probe, set_c
 from keras_efficientnet.training.progress import ProgressBar, StepCounter, StopOnNaN
 from keras_efficientnet.training.recipes import FineTuning, Recipe
 from keras_efficientnet.training.selection import BestEpoch, StartGuard
+from keras_efficientnet.training.stopping import StopRequest
 
 VALIDATION_BATCH = 64  # images per device
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -116,12 +117,15 @@ def fit(
         InputError: if the data cannot fill a batch, or the folder's checkpoint is of another
             run.
         RunError: if the loss is no longer finite, memory runs out, images have vanished, or a
-            checkpoint cannot be written.
+            checkpoint cannot be written. Its kind `StoppedRun`: with a folder, Ctrl-C or SIGTERM
+            has ended the run after a step, and a checkpoint is there.
     """
     config = run_config or RunConfig()
     trainer = Trainer(model, data, recipe, image_size, seed, held_out, config, folder)
     try:
-        return trainer.train()
+        # On several hosts, the process that started this one answers.
+        with StopRequest(folder is not None and distribution.shard()[1] == 1) as trainer.stop:
+            return trainer.train()
     except Exception as error:
         if (explained := _explained(error)) is None:
             raise
@@ -182,6 +186,7 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.epoch_metrics: dict[str, np.ndarray] = {}
         self.counter = StepCounter()
+        self.stop = StopRequest(False)
         newest = run_checkpoints.load_newest(self.folder) if self.folder else None
         self.saved = distribution.from_first(newest)
         if self.saved:
@@ -369,6 +374,18 @@ class Trainer:
             state |= {"best": self.best.logs, "waited": self.best.waited}
         run_checkpoints.save(self.folder, self.counter.done, tensors, state)
 
+    def stop_if_asked(self) -> None:
+        """Ends the run where a signal has asked for it, with a checkpoint of where it is."""
+        if self.stop.signal is None:
+            return
+        self.save()
+        raise StoppedRun(
+            f"Stopped after step {self.counter.done:,} of "
+            f"{self.recipe.epochs * self.steps_per_epoch:,}, and a checkpoint is written; the same "
+            "command with --resume goes on from there.",
+            self.stop.signal,
+        )
+
     def _restore(self) -> None:
         assert self.saved
         (tensors, state), self.saved = self.saved, None
@@ -412,6 +429,7 @@ class _Record(keras.callbacks.Callback):
         # The end of an epoch is saved when its record is complete.
         if self.trainer.counter.done % self.trainer.steps_per_epoch:
             self._save_if_due(logs)
+            self.trainer.stop_if_asked()
 
     def on_epoch_end(self, epoch, logs=None):
         rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
@@ -425,6 +443,7 @@ class _Record(keras.callbacks.Callback):
             }
         )
         self._save_if_due(logs, always=epoch + 1 == self.trainer.stage_end)
+        self.trainer.stop_if_asked()
 
     def _save_if_due(self, logs, always=False):
         if not self.trainer.folder:
