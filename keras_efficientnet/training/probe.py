@@ -174,7 +174,8 @@ def _choose_strength(views: np.ndarray, labels: np.ndarray, balanced: bool) -> f
         known = np.unique(labels[train])
         seen = test[np.isin(labels[test], known)]
         for position, strength in enumerate(STRENGTHS):
-            weights, biases = _solve(views[train], labels[train], strength, balanced)
+            # One view of each: others take time and hardly change the choice.
+            weights, biases = _solve(views[train, :1], labels[train], strength, balanced)
             logits = views[seen, 0] @ weights.T + biases
             losses[position] += log_loss(labels[seen], _softmax(logits), labels=known)
     return STRENGTHS[int(losses.argmin())]
@@ -185,6 +186,7 @@ def _solve(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns weights `[classes, features]` and biases `[classes]` of the labels' classes."""
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     count, copies, width = views.shape
     solver = LogisticRegression(
@@ -193,7 +195,9 @@ def _solve(
         class_weight="balanced" if balanced else None,
         max_iter=1000,
     )
-    solver.fit(views.reshape(count * copies, width), np.repeat(labels, copies))
+    # The products are too small for several threads, which would wait for one another.
+    with threadpool_limits(1):
+        solver.fit(views.reshape(count * copies, width), np.repeat(labels, copies))
     weights, biases = solver.coef_, solver.intercept_
     if len(weights) == 1:  # of two classes, scikit-learn gives the difference
         weights, biases = np.concatenate([-weights, weights]) / 2, np.tile(biases, 2) / 2
