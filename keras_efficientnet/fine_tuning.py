@@ -23,8 +23,6 @@ from keras_efficientnet.weights.pretrained import IMAGENET_CLASSES
 
 AUTO = "auto"
 EVALUATION_BATCH = 32
-# Held-out images are kept in memory as pixels; more than this are sampled evenly.
-HELD_OUT_BYTES = 2 * 2**30
 
 
 def finetune(
@@ -81,9 +79,7 @@ def finetune(
             drop_connect_rate=recipe.drop_connect_rate,
         )
         recipe = load_pretrained(network, weights, recipe)
-    limit = max(1, HELD_OUT_BYTES // (3 * size**2))
-    choosing = data.splits[data.chooser]
-    held_out = pipeline.evaluation_arrays(choosing, size, data.crop_fraction, limit)
+    held_out = pipeline.split_arrays(data, data.chooser, size)
     history = fit(
         network, data, recipe, image_size=size, seed=seed, held_out=held_out, run_config=config
     )

@@ -24,7 +24,6 @@ from keras_efficientnet.description import ModelDescription
 from keras_efficientnet.errors import InputError, RunError, reason, require_choice
 from keras_efficientnet.files import atomic_write
 from keras_efficientnet.fine_tuning import (
-    HELD_OUT_BYTES,
     calibrate,
     find_weights,
     load_pretrained,
@@ -122,9 +121,8 @@ def train(
     data = sources.load(data) if isinstance(data, str) else data
     if weights is not None:
         variant, weights = find_weights(variant, weights)
-    recipe = recipe or get_recipe(
-        "small" if weights is None else "finetune", variant, len(data.train)
-    )
+    usual = "small" if weights is None else "finetune"
+    recipe = recipe or get_recipe(usual, variant, len(data.train))
     run = _Run(variant, data, _of_full_batches(recipe, data), weights, image_size, config)
     output = Path(output or OUTPUT_ROOT / f"{data.name}-{variant.name.lower()}")
     distribution.leave_devices_to_jax()
@@ -136,8 +134,9 @@ def train(
         if config.deterministic:
             _make_deterministic()
         keras.utils.set_random_seed(config.seed)
-        held_out = run.prepared("test")
-        choosing = held_out if data.chooser == "test" else run.prepared(data.chooser)
+        held_out = choosing = pipeline.split_arrays(data, "test", run.image_size)
+        if data.chooser != "test":
+            choosing = pipeline.split_arrays(data, data.chooser, run.image_size)
         model, history, temperature = _trained(run, choosing, folder and folder.path)
         if folder is None:
             return None
@@ -223,13 +222,6 @@ class _Run:
             data=f"{training} for training and {len(data.test)} held out.",
             recipe=describe_recipe(recipe, self.train_image_size),
             listing=data.listing,
-        )
-
-    def prepared(self, split: str) -> Images:
-        """Prepares the images of a split for the finished network, as many as memory is for."""
-        limit = max(1, HELD_OUT_BYTES // (3 * self.image_size**2))
-        return pipeline.evaluation_arrays(
-            self.data.splits[split], self.image_size, self.data.crop_fraction, limit
         )
 
     def network(self, size: int | None) -> keras.Model:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from keras_efficientnet.data.dataset import LeftOut
 from keras_efficientnet.data.images import SUFFIXES
-from keras_efficientnet.data.splits import SPLITS, split_of
+from keras_efficientnet.data.splits import SPLITS, describe_splits, split_of
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.files import is_text
 
@@ -156,10 +156,10 @@ def read_splits(root: Path, walk: Walk) -> tuple[dict[str, Listing], str | None]
     splits = {} if walk.classes_are_folders else _split_folders(root, folders, walk)
     if not splits:
         return {"train": walk.classes(root)}, None
-    beside = tuple(folder for name, folder in splits.items() if name != "train")
-    found = {"train": walk.classes(splits["train"], beside)}
+    beside = {name: folder for name, folder in splits.items() if name != "train"}
+    found = {"train": walk.classes(splits["train"], tuple(beside.values()))}
     if splits["train"] == root:
-        ((name, folder),) = ((name, folder) for name, folder in splits.items() if name != "train")
+        ((name, folder),) = beside.items()
         found[name] = walk.classes(folder)
         return found, f"folder {folder.name} and the classes beside it"
     folders, images = walk.folders(root)
@@ -168,17 +168,13 @@ def read_splits(root: Path, walk: Walk) -> tuple[dict[str, Listing], str | None]
     for folder in folders:
         if folder not in splits.values():
             walk.leave_out(folder, "lies beside the folders of the splits.")
-    for name, folder in splits.items():
-        if name == "train":
-            continue
+    for name, folder in beside.items():
         listing = walk.classes(folder)
         if len(listing) == 1 and not listing.keys() & found["train"].keys():
             walk.leave_out(folder, "has none of the classes, so its images have no labels.")
         elif listing:
             found[name] = listing
-    names = [splits[name].name for name in found]
-    how = f"folders {', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else None
-    return found, how
+    return found, describe_splits("folders", [splits[name].name for name in found])
 
 
 def _split_folders(root: Path, folders: list[Path], walk: Walk) -> dict[str, Path]:

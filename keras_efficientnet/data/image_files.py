@@ -20,6 +20,7 @@ from keras_efficientnet.data.splits import (
     HOLDOUT,
     SPLITS,
     describe_holdout,
+    describe_splits,
     split_of,
     stratified_split,
 )
@@ -107,7 +108,7 @@ def from_csv(file: Path, strict: bool = False, holdout: float = HOLDOUT) -> Data
             f"{len(train)}."
         )
     marks = [name for name in SPLITS if name in listings]
-    split = f"rows marked {', '.join(marks[:-1])} and {marks[-1]}" if len(marks) > 1 else None
+    split = describe_splits("rows marked", marks)
     return _from_listings(f"csv:{file}", file.stem, listings, split, walk, strict, holdout)
 
 

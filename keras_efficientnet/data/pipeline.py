@@ -20,6 +20,8 @@ from keras_efficientnet.data.dataset import Dataset, Examples
 from keras_efficientnet.errors import InputError, require
 
 POLICIES = ("none", "rand", "auto")
+# A split is kept in memory as pixels; of a larger one, evenly spaced images are.
+SPLIT_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -232,6 +234,21 @@ def evaluation_arrays(
         pixels.append(images.prepare(image, size, crop_fraction))
         labels.append(label)
     return np.stack(pixels), np.asarray(labels)
+
+
+def split_arrays(dataset: Dataset, split: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Prepares the images of a split as in evaluation, as many as `SPLIT_BYTES` is for.
+
+    Args:
+        dataset: the images.
+        split: `"train"`, `"val"` or `"test"`.
+        size: side in pixels.
+
+    Returns:
+        As `evaluation_arrays`.
+    """
+    limit = max(1, SPLIT_BYTES // (3 * size**2))
+    return evaluation_arrays(dataset.splits[split], size, dataset.crop_fraction, limit)
 
 
 def spread(total: int, count: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,11 @@ def split_of(name: str) -> str | None:
 def describe_holdout(share: float) -> str:
     """Returns the sentence on a split by `stratified_split`."""
     return f"{100 * share:g} % of each class held out"
+
+
+def describe_splits(kind: str, names: Sequence[str]) -> str | None:
+    """Returns such as "folders train, val and test"; None for one name, which is no split."""
+    return f"{kind} {', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else None
 
 
 def stratified_split(labels: Any, share: float) -> tuple[np.ndarray, np.ndarray]:

@@ -154,6 +154,7 @@ def _predict(network: keras.Model, pixels: np.ndarray) -> np.ndarray:
 
 def _choose_strength(views: np.ndarray, labels: np.ndarray, balanced: bool) -> float:
     """Returns the strength with the least cross-validated cross-entropy."""
+    from scipy.special import softmax
     from sklearn.metrics import log_loss
     from sklearn.model_selection import StratifiedKFold, train_test_split
 
@@ -177,7 +178,7 @@ def _choose_strength(views: np.ndarray, labels: np.ndarray, balanced: bool) -> f
             # One view of each: others take time and hardly change the choice.
             weights, biases = _solve(views[train, :1], labels[train], strength, balanced)
             logits = views[seen, 0] @ weights.T + biases
-            losses[position] += log_loss(labels[seen], _softmax(logits), labels=known)
+            losses[position] += log_loss(labels[seen], softmax(logits, -1), labels=known)
     return STRENGTHS[int(losses.argmin())]
 
 
@@ -203,8 +204,3 @@ def _solve(
         weights, biases = np.concatenate([-weights, weights]) / 2, np.tile(biases, 2) / 2
         biases = biases * np.array([-1, 1])
     return weights, biases
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
-    return exponentials / exponentials.sum(-1, keepdims=True)
