@@ -199,6 +199,7 @@ class _Run:
             precision=self.config.precision,
             accumulation=self.config.accumulation,
             class_weights=self.config.class_weights,
+            minutes=self.config.minutes,
             class_names=self.data.class_names,
             listing=self.data.listing,
         )

@@ -398,6 +398,25 @@ def test_fine_tuning_leaves_the_frozen_layers_alone(tiny, data):
     assert not {name for name in changed if name.startswith("block2") and name.endswith("bn")}
 
 
+def test_epochs_are_planned_for_the_time(tiny, data, held_out, capsys, monkeypatch):
+    """Measuring steps leaves no trace: a planned run is the one that was asked for by epochs."""
+    monkeypatch.setattr("keras_efficientnet.training.trainer.MAX_EPOCHS", 2)
+
+    def run(minutes=None, **overrides):
+        keras.utils.set_random_seed(0)
+        chosen = recipe("finetune", batch_size=BATCH, **overrides)
+        options = {"image_size": 40, "held_out": held_out}
+        return fit(
+            network(tiny, 40), data, chosen, run_config=RunConfig(minutes=minutes), **options
+        )
+
+    assert [row["stage"] for row in run(minutes=1e-3)] == ["probe"]
+    assert "No epoch fits into 0.001 minutes: the probe is kept." in capsys.readouterr().err
+    planned, asked = run(minutes=1000), run(epochs=2)
+    assert "2 epochs of about" in capsys.readouterr().err
+    assert planned == asked
+
+
 def test_class_weights_make_rare_classes_count(data):
     """With one class eight times as frequent, the loss weighs each class alike."""
     counts = {0: 32, 1: 4, 2: 4}
@@ -427,6 +446,7 @@ def test_a_loss_that_is_no_number_ends_the_run_at_its_step(data):
         ({"accumulation": 3}, {}, "batch_size=8 cannot be cut into accumulation=3"),
         ({"steps_per_execution": 6}, {}, "40 training images do not fill 6 batches of 8"),
         ({}, {"batch_size": 41}, "40 training images do not fill 1 batches of 41"),
+        ({"minutes": 5}, {}, "minutes=5 plans fine-tuning; recipe 'small' trains from scratch"),
     ],
 )
 def test_runs_that_cannot_be_are_refused(data, options, overrides, message):
@@ -441,6 +461,7 @@ def test_runs_that_cannot_be_are_refused(data, options, overrides, message):
         ({"accumulation": 0}, "accumulation=0 must be at least 1"),
         ({"steps_per_execution": 0}, "steps_per_execution=0 must be at least 1"),
         ({"precision": "int8"}, "precision='int8' must be one of float32, mixed_bfloat16"),
+        ({"minutes": 0}, "minutes=0 must be above 0"),
         ({"checkpoint_seconds": -1}, "checkpoint_seconds=-1 must be at least 0"),
         ({"checkpoint_seconds": float("nan")}, "checkpoint_seconds=nan must be at least 0"),
     ],

@@ -96,6 +96,11 @@ run_options = grouped(
         help="Of initial weights, order of the images and augmentation.",
     ),
     click.option(
+        "--minutes",
+        type=float,
+        help="Time for training when fine-tuning: as many epochs as fit. Exporting comes after.",
+    ),
+    click.option(
         "--class-weights", is_flag=True, help="Weight the loss so that every class counts equally."
     ),
     click.option(
@@ -180,6 +185,7 @@ def train(load_data, network, recipe, config, cluster, results, as_json):
       keras-efficientnet train
       keras-efficientnet train --data folder:photos
       keras-efficientnet train --data folder:photos --model B3 --recipe probe
+      keras-efficientnet train --data folder:photos --minutes 10
       keras-efficientnet train --data tfds:imagenet2012 --model B3 --recipe paper
       keras-efficientnet train --data folder:photos --set policy=rand --set magnitude=15
       KERAS_BACKEND=jax keras-efficientnet train --hosts 10.0.0.1:8476,10.0.0.2:8476 --process-id 0
@@ -193,6 +199,8 @@ def train(load_data, network, recipe, config, cluster, results, as_json):
     hosts, process_id = cluster["hosts"], cluster["process_id"]
     if (hosts is None) != (process_id is None):
         raise InputError("--hosts and --process-id go together.")
+    if recipe["epochs"] is not None and config["minutes"] is not None:
+        raise InputError("Give --epochs or --minutes, not both.")
 
     def run():
         import_tensorflow()

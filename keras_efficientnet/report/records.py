@@ -37,6 +37,7 @@ class RunSettings:
         precision: dtype policy that the network was trained in.
         accumulation: parts that each batch was cut into.
         class_weights: whether the loss was weighted so that every class counts the same.
+        minutes: time that the number of epochs was planned for, in place of the recipe's.
         class_names: in the order of the network's outputs.
         listing: `Dataset.listing`, which tells the same images under another path.
     """
@@ -52,6 +53,7 @@ class RunSettings:
     precision: str
     accumulation: int
     class_weights: bool
+    minutes: float | None = None
     class_names: tuple[str, ...] = ()
     listing: str = ""
 

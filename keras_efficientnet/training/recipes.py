@@ -27,6 +27,7 @@ SCHEDULES = ("exponential", "cosine")
 # Fine-tuning's epochs are stated for so many training images.
 TYPICAL_IMAGES = 500
 TYPICAL_EPOCHS = 10
+MAX_EPOCHS = 30
 
 # A recipe's fields that are records of their own.
 _PARTS = ("augmentation", "progressive", "fine_tuning")
@@ -276,6 +277,13 @@ def recipe(
     return _replace(base, {**changed, **parts})
 
 
+def with_epochs(chosen: Recipe, epochs: int) -> Recipe:
+    """Returns a recipe that fine-tunes with another number of epochs, and warm-up in proportion."""
+    return dataclasses.replace(
+        chosen, epochs=epochs, warmup_epochs=min(chosen.warmup_epochs, epochs / 4)
+    )
+
+
 def recipe_values(chosen: Recipe) -> dict[str, Any]:
     """Returns every single value of a recipe and its parts, by the name that overrides it."""
     records = _records(chosen)
@@ -374,7 +382,7 @@ def _fine_tuning(name: str, images: int, epochs: int | None) -> Recipe:
     """Returns "finetune" or "probe"; `benchmarks/fine_tuning.py` measures what is chosen here."""
     if epochs is None:
         # Fewer passes over more images, though more steps.
-        epochs = min(max(3, round(TYPICAL_EPOCHS * (TYPICAL_IMAGES / images) ** 0.5)), 30)
+        epochs = min(max(3, round(TYPICAL_EPOCHS * (TYPICAL_IMAGES / images) ** 0.5)), MAX_EPOCHS)
     if name == "probe":
         epochs = 0
     return Recipe(

@@ -24,11 +24,12 @@ from keras_efficientnet.training.freezing import fine_tune_from, settle_statisti
 from keras_efficientnet.training.planning import Stage, plan_stages
 from keras_efficientnet.training.probe import extract_features, fit_probe, set_classifier
 from keras_efficientnet.training.progress import ProgressBar, StepCounter, StopOnNaN
-from keras_efficientnet.training.recipes import FineTuning, Recipe
+from keras_efficientnet.training.recipes import MAX_EPOCHS, FineTuning, Recipe, with_epochs
 from keras_efficientnet.training.selection import BestEpoch, StartGuard
 from keras_efficientnet.training.stopping import StopRequest
 
 VALIDATION_BATCH = 64  # images per device
+TIMED_STEPS = 4
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -48,6 +49,8 @@ class RunConfig:
         deterministic: use only TensorFlow operations that give the same bits every time.
         class_weights: weight the loss so that every class counts equally.
         tensorboard: write event files into the run's folder.
+        minutes: time for training when fine-tuning, from which the number of epochs follows: the
+            time of a few steps is measured after the probe. None for the recipe's epochs.
         devices: of this host that share each batch; None for all GPUs, see
             `distribution.over_devices`. `fit` uses the devices that the model was built for.
         callbacks: further Keras callbacks for `model.fit`, called after the run's own.
@@ -63,6 +66,7 @@ class RunConfig:
     deterministic: bool = False
     class_weights: bool = False
     tensorboard: bool = False
+    minutes: float | None = None
     devices: int | None = None
     callbacks: tuple[keras.callbacks.Callback, ...] = ()
 
@@ -73,6 +77,7 @@ class RunConfig:
             ("steps_per_execution", self.steps_per_execution >= 1, "at least 1"),
             ("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
             ("checkpoint_seconds", self.checkpoint_seconds >= 0, "at least 0"),
+            ("minutes", self.minutes is None or self.minutes > 0, "above 0"),
         ):
             require(valid, name, getattr(self, name), accepted)
         if self.tensorboard and not importlib.util.find_spec("tensorboard"):
@@ -173,7 +178,13 @@ class Trainer:
 
     def __post_init__(self):
         """Checks that the data fill batches, and reads the newest checkpoint."""
+        self.started = time.monotonic()
         recipe, accumulation = self.recipe, self.run_config.accumulation
+        if self.run_config.minutes and not recipe.fine_tuning:
+            raise InputError(
+                f"minutes={self.run_config.minutes:g} plans fine-tuning; recipe {recipe.name!r} "
+                "trains from scratch, give its epochs."
+            )
         self.batch_size = recipe.batch_size // accumulation
         self.steps_per_epoch = self._steps_per_epoch()
         if recipe.fine_tuning and distribution.shard()[1] > 1:
@@ -191,14 +202,19 @@ class Trainer:
         self.saved = distribution.from_first(newest)
         if self.saved:
             self.counter.done, self.history = self.saved[1]["step"], self.saved[1]["history"]
+            if self.run_config.minutes:  # planned when the run began
+                recipe = self.recipe = with_epochs(recipe, self.saved[1]["epochs"])
         self.average = None
         if recipe.ema_decay:
             self.average = WeightAverage(recipe.ema_decay, accumulation, self.counter)
-        images = recipe.epochs * self.steps_per_epoch * self.batch_size
         self.best = None
         if recipe.keep_best and self.held_out:
             self.best = BestEpoch(recipe.patience)
-        self.bar = ProgressBar(self.counter, recipe.epochs, images, self.batch_size)
+        self.bar = self._bar()
+
+    def _bar(self) -> ProgressBar:
+        images = self.recipe.epochs * self.steps_per_epoch * self.batch_size
+        return ProgressBar(self.counter, self.recipe.epochs, images, self.batch_size)
 
     def _steps_per_epoch(self) -> int:
         """Returns the batches of an epoch.
@@ -230,6 +246,8 @@ class Trainer:
         self.stage_end = 0
         if self.recipe.fine_tuning and not self.saved:
             self._probe()
+            if self.run_config.minutes and self.recipe.epochs:
+                self._plan(self.run_config.minutes)
         for stage in plan_stages(self.recipe, self.image_size):
             self.stage_end += stage.epochs
             self._prepare(stage)
@@ -267,6 +285,36 @@ class Trainer:
             shown = f"{measured['accuracy']:.1%} of {len(labels)} held-out images are right"
             print(f"Linear probe (strength {probe.strength:g}): {shown}.", file=sys.stderr)
         self.history.append({**record, "learning_rate": 0.0})
+
+    def _plan(self, minutes: float) -> None:
+        """Sets the epochs that fit into the time, from that of some steps and an evaluation."""
+        (stage,) = plan_stages(self.recipe, self.image_size)
+        self._prepare(stage)
+        before = [keras.ops.convert_to_numpy(variable) for variable in self.model.variables]
+        at_once = self.run_config.steps_per_execution
+        tracing = self._seconds_of(stage, at_once)
+        step = self._seconds_of(stage, TIMED_STEPS * at_once) / (TIMED_STEPS * at_once)
+        epoch = self.steps_per_epoch * step
+        if self.held_out:
+            begin = time.monotonic()
+            self.model.evaluate(*self.held_out, batch_size=VALIDATION_BATCH, verbose=0)
+            epoch += time.monotonic() - begin
+        for variable, value in zip(self.model.variables, before, strict=True):
+            variable.assign(value)
+        left = 60 * minutes - (time.monotonic() - self.started) - tracing
+        epochs = min(max(0, int(left / epoch)), MAX_EPOCHS)
+        fits = f"{epochs} epochs of about {epoch:.0f} s fit" if epochs else "No epoch fits"
+        print(
+            f"{fits} into {minutes:g} minutes{'' if epochs else ': the probe is kept'}.",
+            file=sys.stderr,
+        )
+        self.recipe = with_epochs(self.recipe, epochs)
+        self.bar = self._bar()
+
+    def _seconds_of(self, stage: Stage, steps: int) -> float:
+        begin = time.monotonic()
+        self.model.fit(self._batches(stage), steps_per_epoch=steps, shuffle=False, verbose=0)
+        return time.monotonic() - begin
 
     def _measure(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Returns the loss and the metrics that `model.evaluate` gives for these logits."""
@@ -368,7 +416,11 @@ class Trainer:
         sync(self.model)
         variables = {**self._variables(), **self._metrics()}
         tensors = {name: keras.ops.convert_to_numpy(value) for name, value in variables.items()}
-        state: dict[str, Any] = {"step": self.counter.done, "history": self.history}
+        state: dict[str, Any] = {
+            "step": self.counter.done,
+            "history": self.history,
+            "epochs": self.recipe.epochs,
+        }
         if self.best:
             tensors |= run_checkpoints.variables_of(best=self.best.weights)
             state |= {"best": self.best.logs, "waited": self.best.waited}
