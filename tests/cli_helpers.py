@@ -1,5 +1,6 @@
 """The command line in this process, as a pytest plug-in."""
 
+import json
 import sys
 
 import pytest
@@ -21,3 +22,30 @@ def command(monkeypatch, capsys):
         return code, *capsys.readouterr()
 
     return command
+
+
+@pytest.fixture
+def answer(command):
+    """Runs a command that succeeds; returns what it prints as JSON."""
+
+    def answer(*arguments):
+        code, output, error = command(*arguments)
+        assert code == 0, error
+        return json.loads(output)
+
+    return answer
+
+
+@pytest.fixture
+def complaint(command):
+    """Runs a command on bad input; returns the one line that it says of it."""
+
+    def complaint(*arguments, returncode=2):
+        code, output, error = command(*arguments)
+        assert (code, output) == (returncode, ""), error
+        assert "Traceback" not in error
+        # Progress bars end in a carriage return.
+        (line,) = [line for line in error.splitlines() if line.startswith("Error: ")]
+        return line
+
+    return complaint

@@ -118,6 +118,7 @@ def assert_same_weights(one, other):
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
+@pytest.mark.slow
 def test_killed_runs_end_with_the_bits_of_an_unbroken_one(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     finish(FIT, whole)

@@ -165,9 +165,9 @@ def unbroken(tiny, data, held_out, tmp_path_factory):
         ("averaged", (1, 7, 10)),  # in the first epoch, in the second, between two
         ("progressive", (10, 13)),  # the second stage begins at 10
         ("fine-tuning", (3, 10)),
-        ("accumulating", (7,)),
+        pytest.param("accumulating", (7,), marks=pytest.mark.slow),
         pytest.param("several a call", (6,), marks=pytest.mark.slow),
-        ("half precision", (7,)),
+        pytest.param("half precision", (7,), marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_ends_as_an_unbroken_one(

@@ -11,8 +11,17 @@ from keras_efficientnet.errors import require
 NOT_DECAYED = ("gamma", "beta")
 
 
+class _SchedulesCountSteps(keras.optimizers.Optimizer):
+    """Lets a schedule count optimizer steps; Keras counts batches, even parts of a step."""
+
+    def _get_current_learning_rate(self):
+        if isinstance(self._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+            return self._learning_rate(self.iterations)
+        return super()._get_current_learning_rate()
+
+
 @keras.saving.register_keras_serializable(package="keras_efficientnet")
-class RMSprop(keras.optimizers.RMSprop):
+class RMSprop(_SchedulesCountSteps, keras.optimizers.RMSprop):
     """Keras' RMSprop with two options of TensorFlow 1's training: initial mean square and L2.
 
     With `gradient_accumulation_steps`, a schedule counts optimizer steps, not batches.
@@ -77,12 +86,6 @@ class RMSprop(keras.optimizers.RMSprop):
             gradient = gradient + self.l2 * keras.ops.cast(variable, gradient.dtype)
         super().update_step(gradient, variable, learning_rate)
 
-    def _get_current_learning_rate(self):
-        # Keras counts every batch here, also where one optimizer step takes several.
-        if isinstance(self._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
-            return self._learning_rate(self.iterations)
-        return super()._get_current_learning_rate()
-
     def get_config(self):
         """Returns the arguments, for saving."""
         return {
@@ -92,7 +95,7 @@ class RMSprop(keras.optimizers.RMSprop):
         }
 
 
-class _LayerwiseRates(keras.optimizers.Optimizer):
+class _LayerwiseRates(_SchedulesCountSteps):
     """Gives an optimizer a share of its learning rate for each variable, and a brake.
 
     `rate_scale`, a variable, multiplies the whole learning rate, so that a run can cut it while
@@ -118,13 +121,7 @@ class _LayerwiseRates(keras.optimizers.Optimizer):
         super().update_step(gradient, variable, learning_rate)
 
     def _get_current_learning_rate(self):
-        schedule = self._learning_rate
-        if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
-            # Keras counts every batch here, also where one optimizer step takes several.
-            rate = schedule(self.iterations)
-        else:
-            rate = super()._get_current_learning_rate()
-        return rate * keras.ops.cast(self.rate_scale, "float32")
+        return super()._get_current_learning_rate() * keras.ops.cast(self.rate_scale, "float32")
 
     def get_config(self):
         """Returns the arguments, for saving."""

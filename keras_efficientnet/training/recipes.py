@@ -28,6 +28,7 @@ SCHEDULES = ("exponential", "cosine")
 TYPICAL_IMAGES = 500
 TYPICAL_EPOCHS = 10
 MAX_EPOCHS = 30
+SMALL_BATCHES_BELOW = 2_000
 
 # A recipe's fields that are records of their own.
 _PARTS = ("augmentation", "progressive", "fine_tuning")
@@ -387,7 +388,8 @@ def _fine_tuning(name: str, images: int, epochs: int | None) -> Recipe:
         epochs = 0
     return Recipe(
         name=name,
-        batch_size=32 if images >= 10 * 32 else 16,
+        # Few images give few steps at best, and small batches give more of them.
+        batch_size=16 if images < SMALL_BATCHES_BELOW else 32,
         epochs=epochs,
         optimizer="adamw",
         schedule="cosine",
