@@ -200,3 +200,18 @@ def test_the_file_holds_the_network_once(model_files):
     )
     assert weights < 1.1 * model_files["float32"].stat().st_size + 50_000
     assert size < 1_500_000
+
+
+def test_a_keras_file_has_nothing_that_training_left(small, tmp_path):
+    model = ke.EfficientNet(small, input_shape=(32, 32, 3), classes=3)
+    deploy.save_keras(model, tmp_path / "new.keras")
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.optimizer.build(model.trainable_variables)
+    deploy.save_keras(model, tmp_path / "trained.keras")
+    sizes = [(tmp_path / name).stat().st_size for name in ("new.keras", "trained.keras")]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
+    loaded = keras.saving.load_model(tmp_path / "trained.keras")
+    assert not loaded.compiled
+    assert model.optimizer  # training can go on
+    for one, other in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -16,6 +16,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from keras_efficientnet.data.crop import upright
 from keras_efficientnet.deploy.exportable import (
     DescriptionLike,
@@ -34,8 +36,14 @@ EXIF_BYTES = 2**16
 
 
 def save_keras(model: Any, path: str | os.PathLike, description: DescriptionLike = None) -> None:
-    """Saves a Keras model with its description (see `open_exportable`) as a .keras file."""
-    model.save(path)
+    """Saves a Keras model with its description (see `open_exportable`) as a .keras file.
+
+    What training left, such as the optimizer's slots, is not part of it.
+    """
+    if model.compiled:
+        keras.Model(model.inputs, model.outputs, name=model.name).save(path)
+    else:
+        model.save(path)
     write_description(Path(path), described(model, description))
 
 
