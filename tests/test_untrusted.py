@@ -282,7 +282,7 @@ def test_a_saved_model_that_touches_files(tmp_path, mark):
         path = tmp_path / f"saved-{number}"
         save(path, besides)
         assert not mark.exists()
-        assert_refused(path, "can access files", (ke.Predictor, open_exportable))
+        assert_refused(path, "could access files", (ke.Predictor, open_exportable))
 
 
 def test_saved_models_that_only_compute_are_loaded(model_files, tmp_path):
