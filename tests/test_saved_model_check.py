@@ -239,10 +239,15 @@ def test_what_people_put_around_a_network_is_allowed(tmp_path):
     check_saved_model(tmp_path / "saved")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["EfficientNetB0", "EfficientNetV2B0", "MobileNetV3Small", "ConvNeXtTiny", "Xception"],
+    [
+        pytest.param("EfficientNetB0", marks=pytest.mark.slow),
+        *(
+            pytest.param(name, marks=pytest.mark.exhaustive)
+            for name in ("EfficientNetV2B0", "MobileNetV3Small", "ConvNeXtTiny", "Xception")
+        ),
+    ],
 )
 def test_networks_of_keras_applications(tmp_path, name):
     network = getattr(keras.applications, name)(weights=None, input_shape=(71, 71, 3), classes=4)

@@ -2,7 +2,8 @@
 
 This file imports others of the package, TensorFlow, LiteRT or ONNX Runtime only when a model
 needs them. As a program, `python runtime.py MODEL IMAGES.npy OUTPUTS.npy` runs a model on
-an array in a fresh interpreter, which is how exported files are verified.
+an array in a fresh interpreter, which is how exported files are verified, and
+`python runtime.py MODEL.tflite` checks and runs a file that nobody knows, on black pixels.
 """
 
 import math
@@ -239,6 +240,22 @@ def _batches(images: np.ndarray, size: int = BATCH_SIZE):
         yield np.asarray(images[start : start + size])
 
 
+def _try(path: str) -> None:
+    """Checks a .tflite file and runs it once; ends the process with a sentence if it cannot."""
+    from keras_efficientnet.deploy.tflite_check import check_tflite
+    from keras_efficientnet.errors import reason
+
+    try:
+        check_tflite(Path(path).read_bytes())
+        runner = open_model(path, threads=1)
+        runner.run(np.zeros((1, *(size or 1 for size in runner.input_shape)), np.float32))
+    except Exception as error:  # each is a reason not to open it
+        sys.exit(reason(error))
+
+
 if __name__ == "__main__":
-    model_path, images_path, outputs_path = sys.argv[1:]
-    np.save(outputs_path, open_model(model_path).run(np.load(images_path, mmap_mode="r")))
+    if len(sys.argv) == 2:
+        _try(sys.argv[1])
+    else:
+        model_path, images_path, outputs_path = sys.argv[1:]
+        np.save(outputs_path, open_model(model_path).run(np.load(images_path, mmap_mode="r")))
