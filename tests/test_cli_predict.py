@@ -221,3 +221,24 @@ def test_pictures_beside_results(command, model_files, folder, tmp_path, monkeyp
     assert code == 2
     assert "Only a .keras file has the gradients" in err
     assert not (why / "again").exists()
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+sys.modules["tensorflow"] = None  # as if not installed
+from keras_efficientnet.cli import main
+sys.argv[1:1] = ["predict", "--json"]
+main()
+"""
+
+
+def test_a_litert_file_needs_no_tensorflow(lite, run_python, tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((80, 80, 3), np.uint8)).save(path)
+    for options in ([], ["--trust"]):
+        home = tmp_path / f"home{len(options)}"
+        (answer,) = json.loads(
+            run_python(WITHOUT_TENSORFLOW, *options, lite, path, KERAS_HOME=str(home))
+        )
+        assert len(answer["top"]) == 3
+        assert home.exists() is not bool(options)  # where what was tried is remembered

@@ -56,7 +56,9 @@ def uploads(photos):
         "palette": encoded(photos[16], "PNG", mode="P"),
         "large": encoded(photos[17], size=(1500, 1100)),
         "bmp": encoded(photos[18], "BMP"),
-        "gif": encoded(photos[19], "GIF"),
+        "grey bmp": encoded(photos[19], "BMP", mode="L"),
+        "bmp with alpha": encoded(photos[19], "BMP", mode="RGBA"),
+        "webp": encoded(photos[19], "WEBP"),
         "progressive": encoded(photos[20], progressive=True, orientation=3),
     }
 
@@ -69,6 +71,26 @@ def test_files_are_prepared_as_in_evaluation(uploads):
             # Pillow rounds and clips between its two passes, which shows at hard edges.
             assert difference.max() <= 6, name
             assert difference.mean() < 0.3, name
+
+
+def test_files_that_tensorflow_shows_otherwise_are_refused(photos, uploads):
+    wide = Image.fromarray(np.full((40, 40), 4000, np.uint16))
+    file = io.BytesIO()
+    wide.save(file, "PNG")
+    bmp = uploads["bmp"]
+    refused = {
+        "palette": encoded(photos[0], "BMP", mode="P"),
+        "two colours": encoded(photos[0], "BMP", mode="1"),
+        "old header": bmp[:14] + (12).to_bytes(4, "little") + bmp[18:],
+        "gif": encoded(photos[0], "GIF"),
+        "12 of 16 bits": file.getvalue(),
+        "a head alone": b"BM",
+    }
+    for name, content in refused.items():
+        with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+            prepare_encoded(content, SIZE, 1.0)
+        why = "range is unknown" if name == "12 of 16 bits" else "send it as JPEG or PNG"
+        assert why in str(caught.value), name
 
 
 def test_an_orientation_in_the_other_order_of_bytes_is_found(photos):

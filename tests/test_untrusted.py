@@ -209,6 +209,31 @@ def test_tar_members_that_are_no_file_inside(tmp_path, mark, member):
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
+def test_a_tar_of_a_sparse_file(tmp_path):
+    """One that says it has little, and fills a disk."""
+    path = tmp_path / "model.tar"
+    member = tar_member("sparse", tarfile.GNUTYPE_SPARSE, 0)
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    header[386:410] = b"%011o\0%011o\0" % (0, 0)
+    header[483:495] = b"%011o\0" % 2**30
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:512]))
+    path.write_bytes(header + bytes(1024))
+    with tarfile.open(path) as archive:
+        assert archive.getmembers()[0].issparse()
+    with pytest.raises(InputError, match="'sparse', which is no file inside of it"):
+        download.unpack(path)
+
+
+def test_a_tar_of_many_files(tmp_path):
+    path = tmp_path / "model.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for number in range(download.MAX_MEMBERS + 1):
+            archive.addfile(tar_member(str(number), size=0))
+    with pytest.raises(InputError, match="or 1,000 files"):
+        download.unpack(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
 def test_a_tar_bomb_and_a_torn_tar(tmp_path):
     path = tmp_path / "model.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
@@ -282,7 +307,7 @@ def test_a_saved_model_that_touches_files(tmp_path, mark):
         path = tmp_path / f"saved-{number}"
         save(path, besides)
         assert not mark.exists()
-        assert_refused(path, "can access files", (ke.Predictor, open_exportable))
+        assert_refused(path, "could access files", (ke.Predictor, open_exportable))
 
 
 def test_saved_models_that_only_compute_are_loaded(model_files, tmp_path):

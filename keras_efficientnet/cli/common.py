@@ -87,22 +87,35 @@ def import_tensorflow() -> None:
         import tensorflow  # noqa: F401
 
 
-def open_model(model: Path, threads: int | None = None):
+def trust_option(command: Callable) -> Callable:
+    """Adds `--trust`, as the argument `trust`."""
+    return click.option(
+        "--trust",
+        is_flag=True,
+        help="Open a .tflite MODEL that has not run here before without trying it in a child "
+        "process first.",
+    )(command)
+
+
+def open_model(model: Path, threads: int | None = None, trust: bool = False):
     """Opens a model file, or published weights by their name, without TensorFlow's start-up notes.
 
     Args:
         model: path of a file or SavedModel folder, or a name as `weights.find_pretrained` takes.
         threads: see `Predictor`.
+        trust: see `Predictor`.
     """
     from keras_efficientnet.native_logs import suppress_native_logs
-    from keras_efficientnet.weights import is_pretrained, pretrained_file
 
-    if not model.exists() and is_pretrained(str(model)):
-        model = pretrained_file(str(model))
+    if not model.exists():  # else a LiteRT file needs no TensorFlow, whose import takes seconds
+        from keras_efficientnet.weights import is_pretrained, pretrained_file
+
+        if is_pretrained(str(model)):
+            model = pretrained_file(str(model))
     with suppress_native_logs():
         from keras_efficientnet.deploy.predictor import Predictor
 
-        return Predictor(model, threads)
+        return Predictor(model, threads, trust=trust)
 
 
 def print_files(report: "ExportReport") -> None:

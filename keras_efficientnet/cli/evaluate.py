@@ -14,6 +14,7 @@ from keras_efficientnet.cli.common import (
     print_json,
     print_table,
     table,
+    trust_option,
 )
 
 
@@ -26,8 +27,9 @@ from keras_efficientnet.cli.common import (
     help="Which images. [default: test; all of data without splits, but of those that MODEL was "
     "trained on the part held out then]",
 )
+@trust_option
 @json_option
-def evaluate(model, load_data, split, as_json):
+def evaluate(model, load_data, split, trust, as_json):
     """Measure the accuracy of MODEL on held-out images.
 
     MODEL is a .keras, .tflite or .onnx file or a SavedModel folder. Prints accuracy by class
@@ -35,7 +37,7 @@ def evaluate(model, load_data, split, as_json):
     """
     from keras_efficientnet import deploy
 
-    predictor, data = open_model(model), load_data()
+    predictor, data = open_model(model, trust=trust), load_data()
     split = split or deploy.unseen_split(predictor, data)
     result = deploy.evaluate(predictor, data, split)
     which = "all images" if split == "all" else f"the images of the split {split}"

@@ -234,7 +234,7 @@ def _serve_file(path: str, threads: int, batch: int) -> None:
     def load():
         from keras_efficientnet.deploy.predictor import Predictor
 
-        predictor = Predictor(path, threads)
+        predictor = Predictor(path, threads, trust=True)  # in a process of its own already
         return predictor.scores, predictor.description.image_size
 
     serve_model(load, batch)

@@ -13,7 +13,8 @@ import numpy as np
 
 from keras_efficientnet import layers, scaling
 from keras_efficientnet.data.images import PHOTO_CROP_FRACTION
-from keras_efficientnet.deploy.runtime import BATCH_SIZE, check_saved_model
+from keras_efficientnet.deploy.runtime import BATCH_SIZE
+from keras_efficientnet.deploy.saved_model_check import check_saved_model
 from keras_efficientnet.description import ModelDescription, read_description
 from keras_efficientnet.errors import InputError, reason
 from keras_efficientnet.model import pixel_statistics

@@ -14,6 +14,7 @@ from PIL import Image
 from keras_efficientnet.data import images
 from keras_efficientnet.data.threads import attempt, in_threads
 from keras_efficientnet.deploy import runtime
+from keras_efficientnet.deploy.tflite_check import try_in_child
 from keras_efficientnet.description import ModelDescription, read_description
 from keras_efficientnet.errors import InputError, reason, require
 
@@ -63,6 +64,9 @@ class Predictor:
             file is the fastest for single images on a CPU.
         threads: number of threads that decode images and run a .tflite or .onnx network; the
             number of available cores if None. TensorFlow has its own setting for the others.
+        trust: open a .tflite file without having tried it in a child process first, which may end
+            where this one may not (`tflite_check`). A file that was tried or exported here
+            before is not tried again.
 
     Raises:
         InputError: if the file is missing, damaged or not an image classifier.
@@ -71,7 +75,7 @@ class Predictor:
     description: ModelDescription
     threads: int
 
-    def __init__(self, path: str | os.PathLike, threads: int | None = None):
+    def __init__(self, path: str | os.PathLike, threads: int | None = None, *, trust: bool = False):
         path = Path(path)
         if not path.exists():
             raise InputError(f"Model {str(path)!r} does not exist.")
@@ -79,6 +83,8 @@ class Predictor:
         self.threads = threads or runtime.available_cores()
         description = read_description(path)
         try:
+            if path.suffix == ".tflite" and not trust:
+                try_in_child(path)
             self._runner = runtime.open_model(path, self.threads)
         except Exception as error:  # each format's loader has error types of its own
             raise InputError(f"Cannot load model {str(path)!r}: {reason(error)}.") from error

@@ -1,17 +1,17 @@
 """Runs a model file of any format on prepared images.
 
-This file imports nothing of the package, and TensorFlow, LiteRT or ONNX Runtime only when a
-file needs it. As a program, `python runtime.py MODEL IMAGES.npy OUTPUTS.npy` runs a model on
-an array in a fresh interpreter, which is how exported files are verified.
+This file imports others of the package, TensorFlow, LiteRT or ONNX Runtime only when a model
+needs them. As a program, `python runtime.py MODEL IMAGES.npy OUTPUTS.npy` runs a model on
+an array in a fresh interpreter, which is how exported files are verified, and
+`python runtime.py MODEL.tflite` checks and runs a file that nobody knows, on black pixels.
 """
 
 import math
 import os
 import queue
-import re
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +22,6 @@ import numpy as np
 BATCH_SIZE = 64
 # L2's largest activation for an image of 800 px takes a quarter of it.
 MAX_TENSOR_BYTES = 2**31
-# TensorFlow operations that access files, Python or other machines.
-_UNSAFE_OPERATIONS = re.compile(
-    r"(Read|Write|Matching)Files?|.*PyFunc.*|Print(V2)?|Debug.*|.*Summary.*|.*Reader(V2)?"
-    r"|(Save|Restore|MergeV2).*|ImmutableConst|.*Record.*Dataset.*|TextLineDataset.*"
-    r"|(Load|Save|Snapshot|DataService|Generator).*Dataset.*|Rpc.*|Send|Recv|.*Checkpoint.*"
-)
 
 
 @dataclass(frozen=True)
@@ -104,6 +98,8 @@ def _keras(path: Path) -> Runner:
 def _saved_model(path: Path) -> Runner:
     import tensorflow as tf
 
+    from keras_efficientnet.deploy.saved_model_check import check_saved_model
+
     check_saved_model(path)
     loaded = tf.saved_model.load(path)
     # A signature has only weak references to its variables, so `run` refers to all of it.
@@ -120,49 +116,6 @@ def _saved_model(path: Path) -> Runner:
         return np.concatenate(batches)
 
     return Runner(run, tuple(spec.shape[1:]), tuple(output.shape[1:]))
-
-
-def check_saved_model(path: str | Path) -> None:
-    """Refuses a SavedModel with operations that access more than memory, without loading it.
-
-    A SavedModel is a program, and some operations of TensorFlow read and write files. Those
-    that save and restore variables are in every SavedModel and allowed there only.
-
-    Raises:
-        ValueError: if it has such an operation.
-    """
-    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
-
-    content = SavedModel.FromString(Path(path, "saved_model.pb").read_bytes())
-    for graph in content.meta_graphs:
-        saver = graph.saver_def
-        names = {saver.save_tensor_name.partition(":")[0], saver.restore_op_name}
-        functions = {f.signature.name: f.node_def for f in graph.graph_def.library.function}
-        savers = [node for node in graph.graph_def.node if node.name in names]
-        others = [node for node in graph.graph_def.node if node.name not in names]
-        of_saver = _called(savers, functions)
-        roots = [node for name in functions.keys() - of_saver for node in functions[name]]
-        reached = _called([*others, *roots], functions)
-        nodes = [*others, *roots, *(node for name in reached for node in functions[name])]
-        for operation in sorted({node.op for node in nodes}):
-            if _UNSAFE_OPERATIONS.fullmatch(operation):
-                raise ValueError(
-                    f"its operation {operation} can access files, programs or the network, which "
-                    "no classifier needs"
-                )
-
-
-def _called(nodes: Sequence, functions: Mapping[str, Sequence]) -> set[str]:
-    """Returns the names of the functions that a graph's nodes call, directly or not."""
-    found: set[str] = set()
-    waiting = list(nodes)
-    while waiting:
-        for value in waiting.pop().attr.values():
-            for name in [value.func.name, *(function.name for function in value.list.func)]:
-                if name in functions and name not in found:
-                    found.add(name)
-                    waiting += functions[name]
-    return found
 
 
 def _onnx(path: Path, threads: int) -> Runner:
@@ -287,6 +240,22 @@ def _batches(images: np.ndarray, size: int = BATCH_SIZE):
         yield np.asarray(images[start : start + size])
 
 
+def _try(path: str) -> None:
+    """Checks a .tflite file and runs it once; ends the process with a sentence if it cannot."""
+    from keras_efficientnet.deploy.tflite_check import check_tflite
+    from keras_efficientnet.errors import reason
+
+    try:
+        check_tflite(Path(path).read_bytes())
+        runner = open_model(path, threads=1)
+        runner.run(np.zeros((1, *(size or 1 for size in runner.input_shape)), np.float32))
+    except Exception as error:  # each is a reason not to open it
+        sys.exit(reason(error))
+
+
 if __name__ == "__main__":
-    model_path, images_path, outputs_path = sys.argv[1:]
-    np.save(outputs_path, open_model(model_path).run(np.load(images_path, mmap_mode="r")))
+    if len(sys.argv) == 2:
+        _try(sys.argv[1])
+    else:
+        model_path, images_path, outputs_path = sys.argv[1:]
+        np.save(outputs_path, open_model(model_path).run(np.load(images_path, mmap_mode="r")))

@@ -5,7 +5,8 @@ The SavedModel's signatures:
 - `serving_default`: `images`, float32 `[batch, height, width, channels]`, to `scores`.
 - `serve_uint8`: the same with uint8 images, a quarter of the bytes on the wire.
 - `serve_encoded`: `encoded`, strings `[batch]` that are JPEG or PNG files of any size, to
-  `labels` and `scores` `[batch, k]` of the best classes.
+  `labels` and `scores` `[batch, k]` of the best classes. BMP and WebP files are taken where
+  TensorFlow decodes them as `Predictor` does; whatever it would show otherwise is an error.
 
 The function `serve` of the loaded module takes images of both types. uint8 images and files
 are pixels in 0-255 always; float32 images are what the network takes, which is the same
@@ -33,6 +34,22 @@ from keras_efficientnet.native_logs import suppress_native_logs
 BEST = 5
 """Classes that `serve_encoded` gives for an image, or all where there are fewer."""
 EXIF_BYTES = 2**16
+
+# Of a BMP file: its header, the masks of blue, green and red in their usual order, and what a grey
+# file has for colours.
+_BMP_MASKS = bytes.fromhex("0000ff00 00ff0000 ff000000")
+_GREY_PALETTE = b"".join(bytes([value, value, value, 0]) for value in range(256))
+_GREY_BMP_OFFSET = (54 + len(_GREY_PALETTE)).to_bytes(4, "little")
+_HEADER_BYTES = 54 + len(_GREY_PALETTE)
+_MAX_12_BITS_IN_8 = 2**12 // 2**8 - 1
+_OTHER_COLOURS = (
+    "A GIF file, or a BMP file with a palette, would be decoded to other colours here; send it as "
+    "JPEG or PNG."
+)
+_UNKNOWN_WHITE = (
+    "A PNG file of 16 bits has values up to 4095 only, of which the range is unknown; send it with "
+    "8 bits, or with 16 that span 0 to 65535."
+)
 
 
 def save_keras(model: Any, path: str | os.PathLike, description: DescriptionLike = None) -> None:
@@ -140,12 +157,15 @@ def prepare_encoded(content, size: int, crop_fraction: float):
     """Decodes and prepares an image in TensorFlow operations: `images.read` and `images.prepare`.
 
     Args:
-        content: a scalar string, the content of a JPEG, PNG, BMP or GIF file.
+        content: a scalar string, the content of a JPEG, PNG, BMP or WebP file.
         size: side of the result in pixels.
         crop_fraction: see `images.prepare`.
 
     Returns:
         uint8 `[size, size, 3]`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: if it is no image, or one that TensorFlow shows otherwise.
     """
     import tensorflow as tf
 
@@ -153,7 +173,7 @@ def prepare_encoded(content, size: int, crop_fraction: float):
         tf.io.is_jpeg(content),
         # The exact transform, as Pillow has it.
         lambda: tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.io.decode_image(content, channels=3, expand_animations=False),
+        lambda: _decode_other(content),
     )
     image = upright(tf.ensure_shape(image, [None, None, 3]), _orientation(content))
     extent = tf.cast(tf.shape(image)[:2], tf.float32)
@@ -169,6 +189,37 @@ def prepare_encoded(content, size: int, crop_fraction: float):
     )
     # Bicubic overshoots at edges; half a level more makes the cast round.
     return tf.cast(tf.clip_by_value(resized[0] + 0.5, 0.0, 255.0), tf.uint8)
+
+
+def _decode_other(content):
+    """Decodes a file that is no JPEG, if TensorFlow shows what Pillow does.
+
+    Of a GIF file's transparent pixels and a BMP file's palette it makes other colours. A grey PNG
+    file of 16 bits that ends at 12 of them has an unknown white, see `images.read`.
+    """
+    import tensorflow as tf
+
+    head = tf.strings.join([tf.strings.substr(content, 0, _HEADER_BYTES), bytes(_HEADER_BYTES)])
+
+    def has(at: int, value: bytes):
+        return tf.strings.substr(head, at, len(value)) == value
+
+    is_gif, is_bmp, is_wide_png = (
+        has(0, b"GIF8"),
+        has(0, b"BM"),
+        has(12, b"IHDR") & has(24, b"\x10\0"),
+    )
+    uncompressed, masked = has(30, bytes(4)), has(30, b"\3\0\0\0") & has(54, _BMP_MASKS)
+    in_colour = has(28, b"\x18\0") & uncompressed | has(28, b"\x20\0") & (uncompressed | masked)
+    grey = has(10, _GREY_BMP_OFFSET) & has(28, b"\x08\0") & uncompressed & has(54, _GREY_PALETTE)
+    # A header of 12 bytes has its fields elsewhere.
+    same = ~is_gif & (~is_bmp | (in_colour | grey) & ~has(14, b"\x0c\0\0\0"))
+    with tf.control_dependencies([tf.debugging.Assert(same, [_OTHER_COLOURS])]):
+        content = tf.identity(content)
+    image = tf.io.decode_image(content, channels=3, expand_animations=False)
+    known = ~is_wide_png | (tf.reduce_max(image) > _MAX_12_BITS_IN_8)
+    with tf.control_dependencies([tf.debugging.Assert(known, [_UNKNOWN_WHITE])]):
+        return tf.identity(image)
 
 
 def _orientation(content):

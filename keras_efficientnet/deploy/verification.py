@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_efficientnet.deploy import runtime
+from keras_efficientnet.deploy import runtime, tflite_check
 from keras_efficientnet.deploy.export_report import GateError
 from keras_efficientnet.deploy.fresh_interpreter import run_program
 from keras_efficientnet.errors import RunError
@@ -58,6 +58,8 @@ def verify(
         np.save(images_path, images)
         run_program(["-P", runtime.__file__, path, images_path, outputs_path])
         outputs = np.load(outputs_path)
+    if path.suffix == ".tflite":
+        tflite_check.remember(path)
     return Comparison(
         agreement=float(task.agree(outputs, expected).mean()) if expected.ndim == 2 else None,
         max_abs_difference=float(np.abs(outputs - expected).max()),

@@ -4,7 +4,6 @@ import getpass
 import hashlib
 import importlib.metadata
 import os
-import shutil
 import tarfile
 import tempfile
 import warnings
@@ -21,6 +20,7 @@ from keras_efficientnet.weights.registry import PackagedFile, PretrainedWeights
 _MD5_DIGITS = 32
 # L2's checkpoint, the largest, with averages and the optimizer's state, has half of it.
 MAX_UNPACKED_BYTES = 2**34
+MAX_MEMBERS = 1000
 
 
 def fetch(published: PretrainedWeights, include_top: bool = True) -> str:
@@ -137,7 +137,7 @@ def unpack(archive: str | os.PathLike, max_bytes: int = MAX_UNPACKED_BYTES) -> s
 
     Args:
         archive: of files and folders alone.
-        max_bytes: that its files may have together.
+        max_bytes: that its files may have together; there may be `MAX_MEMBERS` of them.
 
     Returns:
         The path of the folder.
@@ -153,26 +153,20 @@ def unpack(archive: str | os.PathLike, max_bytes: int = MAX_UNPACKED_BYTES) -> s
     try:
         with atomic_write(folder) as whole, tarfile.open(archive) as members:
             whole.mkdir()
-            for member in members:
+            for number, member in enumerate(members):
                 room -= member.size
-                target = Path(os.path.normpath(whole / member.name))
-                if not (member.isfile() or member.isdir()) or not target.is_relative_to(whole):
+                if not _is_file_inside(member, whole):
                     raise InputError(
                         f"{os.fspath(archive)!r} has the member {member.name!r}, which is no file "
                         "inside of it; delete the archive."
                     )
-                if room < 0:
+                if room < 0 or number >= MAX_MEMBERS:
                     raise InputError(
-                        f"{os.fspath(archive)!r} unpacks to more than {max_bytes:,} bytes, which "
-                        "no published checkpoint does; delete the archive."
+                        f"{os.fspath(archive)!r} unpacks to more than {max_bytes:,} bytes or "
+                        f"{MAX_MEMBERS:,} files, which no published checkpoint does; delete the "
+                        "archive."
                     )
-                content = members.extractfile(member)
-                if content is None:
-                    target.mkdir(parents=True, exist_ok=True)
-                    continue
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with content, target.open("wb") as file:
-                    shutil.copyfileobj(content, file)
+                members.extract(member, whole, filter="data")
     except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -181,6 +175,16 @@ def unpack(archive: str | os.PathLike, max_bytes: int = MAX_UNPACKED_BYTES) -> s
             "it again."
         ) from error
     return folder
+
+
+def _is_file_inside(member: tarfile.TarInfo, folder: Path) -> bool:
+    """Whether it is a plain file or folder that tarfile's data filter leaves where it is."""
+    try:
+        kept = tarfile.data_filter(member, str(folder))
+    except tarfile.FilterError:
+        return False
+    plain = (member.isfile() or member.isdir()) and not member.issparse()
+    return plain and kept is not None and kept.name == member.name
 
 
 def cache_name(published: PretrainedWeights, url: str) -> str:

@@ -30,7 +30,7 @@ OUTCOMES = ("an answer", "a sentence", "another exception")
 def outcome(path: Path) -> int:
     """Opens a file and runs it on an image; returns the index of what came of it."""
     try:
-        ke.Predictor(path, threads=1).classify(np.zeros((32, 32, 3), np.uint8))
+        ke.Predictor(path, threads=1, trust=True).classify(np.zeros((32, 32, 3), np.uint8))
     except ke.InputError:
         return 1
     except Exception:
