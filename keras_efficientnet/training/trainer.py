@@ -29,6 +29,7 @@ from keras_efficientnet.training.selection import BestEpoch, StartGuard
 from keras_efficientnet.training.stopping import StopRequest
 
 VALIDATION_BATCH = 64  # images per device
+_RATE_SETTERS = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -75,6 +76,13 @@ class RunConfig:
             ("checkpoint_seconds", self.checkpoint_seconds >= 0, "at least 0"),
         ):
             require(valid, name, getattr(self, name), accepted)
+        for callback in self.callbacks:
+            if isinstance(callback, _RATE_SETTERS):
+                raise InputError(
+                    f"{type(callback).__name__} cannot set the learning rate, which follows the "
+                    "recipe's schedule; leave it out, and change the recipe's schedule, decay_epochs "
+                    "or patience instead."
+                )
         if self.tensorboard and not importlib.util.find_spec("tensorboard"):
             raise InputError("tensorboard=True needs TensorBoard; run: pip install tensorboard.")
 
@@ -366,8 +374,9 @@ class Trainer:
         """Writes a checkpoint."""
         assert self.folder
         sync(self.model)
-        variables = {**self._variables(), **self._metrics()}
-        tensors = {name: keras.ops.convert_to_numpy(value) for name, value in variables.items()}
+        with self.average.raw_weights() if self.average else contextlib.nullcontext():
+            variables = {**self._variables(), **self._metrics()}
+            tensors = {name: keras.ops.convert_to_numpy(value) for name, value in variables.items()}
         state: dict[str, Any] = {"step": self.counter.done, "history": self.history}
         if self.best:
             tensors |= run_checkpoints.variables_of(best=self.best.weights)
