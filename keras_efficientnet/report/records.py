@@ -39,6 +39,7 @@ class RunSettings:
         class_weights: whether the loss was weighted so that every class counts the same.
         class_names: in the order of the network's outputs.
         listing: `Dataset.listing`, which tells the same images under another path.
+        pixel_range: `Dataset.pixel_range`.
     """
 
     variant: str
@@ -54,6 +55,7 @@ class RunSettings:
     class_weights: bool
     class_names: tuple[str, ...] = ()
     listing: str = ""
+    pixel_range: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ class WeightAverage(keras.callbacks.Callback):
     trained weights, as in the TPU code (`main.py`); Keras' own `use_ema` leaves them out.
 
     The averages are in the model from an epoch's last batch to the next epoch's beginning, and
-    after training: `fit` reports their accuracy, and `ModelCheckpoint`, `EarlyStopping` and whatever
-    else looks at the model at the end of an epoch saves and restores them, wherever it stands among
-    the callbacks. Training itself uses the raw weights. Where Keras does not know the number of
-    batches beforehand and nothing is validated, place this callback before the others.
+    after training: `fit` reports their accuracy, and `ModelCheckpoint`, `EarlyStopping` and
+    whatever else looks at the model at the end of an epoch saves and restores them, wherever it
+    stands among the callbacks. Training itself uses the raw weights. Where Keras does not know the
+    number of batches beforehand and nothing is validated, place this callback before the others.
 
     Args:
         decay: weight of the old average in the long run, in [0, 1).

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from keras_efficientnet.data import pipeline
 from keras_efficientnet.data.dataset import ArrayExamples, Dataset
+from keras_efficientnet.data.images import require_pixels
 from keras_efficientnet.errors import InputError, RunError, StoppedRun, reason, require
 from keras_efficientnet.training import distribution, run_checkpoints
 from keras_efficientnet.training.averaging import WeightAverage, sync
@@ -80,8 +81,8 @@ class RunConfig:
             if isinstance(callback, _RATE_SETTERS):
                 raise InputError(
                     f"{type(callback).__name__} cannot set the learning rate, which follows the "
-                    "recipe's schedule; leave it out, and change the recipe's schedule, decay_epochs "
-                    "or patience instead."
+                    "recipe's schedule; leave it out, and change the recipe's schedule or patience "
+                    "instead."
                 )
         if self.tensorboard and not importlib.util.find_spec("tensorboard"):
             raise InputError("tensorboard=True needs TensorBoard; run: pip install tensorboard.")
@@ -190,6 +191,7 @@ class Trainer:
                 "or from scratch."
             )
         if self.held_out:
+            require_pixels(self.held_out[0], "held_out images")
             self.held_out = distribution.share_of_held_out(*self.held_out)
         self.history: list[dict[str, Any]] = []
         self.epoch_metrics: dict[str, np.ndarray] = {}
