@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from keras_efficientnet import scaling
-from keras_efficientnet.errors import InputError
+from keras_efficientnet.errors import RANGE, InputError, is_range
 from keras_efficientnet.files import is_text
 from keras_efficientnet.task import SINGLE_LABEL, TASKS
 
 FILE_NAME = "keras_efficientnet.json"
 _ASSETS = "assets.extra"
-_TUPLES = ("class_names", "pixel_mean", "pixel_std")
+_TUPLES = ("class_names", "pixel_mean", "pixel_std", "pixel_range")
 _TEXTS = ("variant", "summary", "author", "license", "data", "recipe", "listing")
 # Version 1 had no version and called the summary its description.
 VERSION = 2
@@ -58,6 +58,8 @@ class ModelDescription:
         temperature: that the logits were divided by, in the classifier's own weights, so that
             probabilities fit held-out images; 1 where they were not.
         listing: `Dataset.listing` of the data that it was trained on; empty if unknown.
+        pixel_range: values of wide pixels that it was trained to see as black and white, see
+            `data.images.read`; None for those that a file itself names.
     """
 
     variant: str
@@ -74,6 +76,7 @@ class ModelDescription:
     task: str = SINGLE_LABEL.name
     temperature: float = 1.0
     listing: str = ""
+    pixel_range: tuple[float, float] | None = None
 
     def __post_init__(self):
         """Refuses values that a stranger's file could bring in, without repeating them."""
@@ -94,6 +97,10 @@ class ModelDescription:
             "temperature": (
                 isinstance(self.temperature, int | float) and 0 < self.temperature < float("inf"),
                 "above 0",
+            ),
+            "pixel_range": (
+                self.pixel_range is None or is_range(self.pixel_range),
+                f"{RANGE}, or null",
             ),
             "task": (self.task in tuple(TASKS), f"one of {', '.join(TASKS)}"),
         }
@@ -139,6 +146,27 @@ class ModelDescription:
             return pixels
         mean, std = np.array(self.pixel_mean, np.float32), np.array(self.pixel_std, np.float32)
         return (pixels.astype(np.float32) - mean) / std
+
+    def check_range(self, pixel_range: tuple[float, float] | None) -> None:
+        """Refuses data whose wide pixels were read by another range than the model was made for.
+
+        Args:
+            pixel_range: `Dataset.pixel_range`.
+
+        Raises:
+            InputError: if it is another.
+        """
+        if pixel_range != self.pixel_range:
+            shown, accepted = (
+                "no --pixel-range"
+                if limits is None
+                else f"--pixel-range {limits[0]:g}:{limits[1]:g}"
+                for limits in (pixel_range, self.pixel_range)
+            )
+            raise InputError(
+                f"The images were read with {shown}, and the model was trained with {accepted}; "
+                "read them as it was."
+            )
 
     def label(self, index: int) -> str:
         """Returns the name of a class."""

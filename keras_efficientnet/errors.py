@@ -4,6 +4,8 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
+RANGE = "two finite numbers, the lower one first"
+
 
 class InputError(ValueError):
     """Something the caller gave cannot be used.
@@ -78,6 +80,16 @@ def require_range(
     if whole:
         accepted = f"a whole number {'of ' if high is None else ''}{accepted}"
     require(valid, name, value, accepted)
+
+
+def is_range(value: Any) -> bool:
+    """Returns whether a value is `RANGE`."""
+    return (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and all(isinstance(limit, int | float) and abs(limit) < 1e38 for limit in value)
+        and value[0] < value[1]
+    )
 
 
 def require_choice(name: str, value: object, choices: Sequence[object]) -> None:

@@ -175,7 +175,7 @@ def explained(
     size, side = description.image_size, max(description.image_size, PICTURE_SIDE)
 
     def read(file):
-        image = images.read(file)
+        image = images.read(file, description.pixel_range)
         return [images.prepare(image, width, description.crop_fraction) for width in (size, side)]
 
     with atomic_write(folder, overwrite) as unfinished:

@@ -202,6 +202,7 @@ class _Run:
             minutes=self.config.minutes,
             class_names=self.data.class_names,
             listing=self.data.listing,
+            pixel_range=self.data.pixel_range,
         )
 
     @property
@@ -223,6 +224,7 @@ class _Run:
             data=f"{training} for training and {len(data.test)} held out.",
             recipe=describe_recipe(recipe, self.train_image_size),
             listing=data.listing,
+            pixel_range=data.pixel_range,
         )
 
     def network(self, size: int | None) -> keras.Model:

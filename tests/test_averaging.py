@@ -96,6 +96,64 @@ def test_several_batches_to_one_update_count_once():
     assert_same(model.get_weights(), averaged(start, recorded.weights[2::3], 0.9))
 
 
+class Evaluated(keras.callbacks.Callback):
+    """Evaluates by itself at the end of each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.losses = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.losses.append(self.model.evaluate(IMAGES, TARGETS, verbose=0))
+
+
+@pytest.mark.parametrize("validated", [True, False])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2)])
+def test_in_any_order_of_callbacks_the_averages_are_saved_and_restored(tmp_path, order, validated):
+    model, evaluated, recorded = network(), Evaluated(), Recorded()
+    start, path = model.get_weights(), tmp_path / "best.weights.h5"
+    monitor = "val_loss" if validated else "loss"
+    callbacks = [
+        WeightAverage(0.9),
+        keras.callbacks.ModelCheckpoint(
+            path, monitor, save_best_only=True, save_weights_only=True, mode="max"
+        ),
+        keras.callbacks.EarlyStopping(
+            monitor, patience=1, mode="max", restore_best_weights=True, start_from_epoch=0
+        ),
+        evaluated,
+    ]
+    model.fit(
+        *(IMAGES, TARGETS),
+        batch_size=8,
+        epochs=5,
+        validation_data=(IMAGES, TARGETS) if validated else None,
+        callbacks=[recorded, *(callbacks[index] for index in order)],
+        verbose=0,
+    )
+    # The loss falls, so that of the highest the first epoch's is the best.
+    best = averaged(start, recorded.weights[:6], 0.9)
+    assert len(evaluated.losses) == 2
+    assert_same(model.get_weights(), best)
+    assert model.evaluate(IMAGES, TARGETS, verbose=0) == pytest.approx(evaluated.losses[0])
+    other = network()
+    other.load_weights(path)
+    assert_same(other.get_weights(), best)
+
+
+def test_weights_that_are_given_after_a_fit_are_where_the_next_begins():
+    model, recorded, average = network(), Recorded(), WeightAverage(0.9)
+    model.fit(IMAGES, TARGETS, batch_size=8, callbacks=[average], verbose=0)
+    given = [weight + 1 for weight in model.get_weights()]
+    model.set_weights(given)
+    model.fit(IMAGES[:8], TARGETS[:8], batch_size=8, callbacks=[recorded, average], verbose=0)
+    raw = recorded.weights[0]
+    share = min(0.9, 8 / 17)  # the seventh update
+    expected = [share * a + (1 - share) * w for a, w in zip(given, raw, strict=True)]
+    assert_same(model.get_weights(), expected)
+    assert np.abs(raw[0] - given[0]).max() < 1
+
+
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_decay_out_of_range_is_refused(decay):
     with pytest.raises(InputError, match=f"decay={decay} must be"):

@@ -242,3 +242,21 @@ def test_a_litert_file_needs_no_tensorflow(lite, run_python, tmp_path):
         )
         assert len(answer["top"]) == 3
         assert home.exists() is not bool(options)  # where what was tried is remembered
+
+
+def test_wide_pixels_are_read_by_the_range_that_is_named(command, lite, tmp_path):
+    rng = np.random.default_rng(0)
+    eight = rng.integers(0, 256, (6, 8), np.uint8)
+    Image.fromarray(eight).save(tmp_path / "eight.png")
+    Image.fromarray((eight * (4080 / 255)).astype(np.uint16)).save(tmp_path / "twelve.png")
+    code, _, err = command("predict", lite, tmp_path / "twelve.png")
+    assert (code, "--pixel-range LOW:HIGH" in err) == (2, True)
+    code, out, err = command("predict", lite, tmp_path, "--pixel-range", "0:4080", "--json")
+    assert code == 0, err
+    one, other = json.loads(out)
+    assert one["top"] == other["top"]
+    code, _, err = command("predict", lite, tmp_path, "--pixel-range", "4095")
+    assert (code, err) == (
+        2,
+        "Error: Invalid value for '--pixel-range': '4095' must be LOW:HIGH, such as 0:4095.\n",
+    )

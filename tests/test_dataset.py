@@ -7,6 +7,7 @@ from image_helpers import write_classes
 from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 
+from keras_efficientnet import InputError
 from keras_efficientnet.data import image_files, sources
 from keras_efficientnet.data.dataset import ArrayExamples, Dataset, FileExamples, LeftOut
 from keras_efficientnet.errors import RunError
@@ -144,3 +145,9 @@ def test_a_summary_follows_its_data_set():
         .summary.describe()
         .endswith("Left out 19.png: is empty.\n... and 5 more")
     )
+
+
+def test_arrays_of_0_to_1_are_refused():
+    for pixels in (np.full((2, 4, 4, 3), 0.5), np.ones((2, 4, 4, 3), bool)):
+        with pytest.raises(InputError, match="multiply them by 255"):
+            ArrayExamples(pixels, np.zeros(2, int))

@@ -88,7 +88,8 @@ SECOND_VERSION = (
     .replace("{", '{\n "version": 2,', 1)
     .replace(
         '"small"',
-        '"small",\n "task": "single-label",\n "temperature": 1.0,\n "listing": ""',
+        '"small",\n "task": "single-label",\n "temperature": 1.0,\n "listing": "",\n'
+        ' "pixel_range": null',
     )
 )
 
@@ -141,6 +142,9 @@ def test_a_document_of_a_later_version_is_refused_by_its_number(tmp_path):
                 {"pixel_mean": [0], "pixel_std": [0]},
                 {"pixel_mean": [0, 0], "pixel_std": [1]},
                 {"license": None},
+                {"pixel_range": [3, 3]},
+                {"pixel_range": [0, float("inf")]},
+                {"pixel_range": 255},
                 {"task": "guessing"},
                 {"task": []},
                 {"surprise": 1},
@@ -154,3 +158,15 @@ def test_a_damaged_description_is_refused(tmp_path, text):
         archive.writestr(FILE_NAME, text)
     with pytest.raises(InputError, match="description"):
         read_description(path)
+
+
+def test_data_must_be_read_by_the_pixel_range_of_the_model():
+    given = dataclasses.replace(DESCRIPTION, pixel_range=(-160.0, 240.0))
+    assert ModelDescription.from_json(given.to_json()) == given
+    given.check_range((-160, 240))
+    with pytest.raises(
+        InputError, match=r"with no --pixel-range, .* trained with --pixel-range -16"
+    ):
+        given.check_range(None)
+    with pytest.raises(InputError, match=r"with --pixel-range 0:4095, .* with no --pixel-range"):
+        DESCRIPTION.check_range((0, 4095))

@@ -296,6 +296,8 @@ def test_arrays_that_do_not_fit_say_what_to_do(network, small, photos, tmp_path)
         (photos[:, ::2], r"\(32, 64, 3\) do not fit .* resize them \(ke.data.images.prepare\)"),
         (photos[..., :1], "do not fit a model that takes"),
         (photos / 127.5 - 1, "must be pixels in 0-255, not normalized ones"),
+        (photos / 255, "seem to lie between 0 and 1; multiply them by 255"),
+        (photos > 127, "seem to lie between 0 and 1; multiply them by 255"),
         (photos[:0], "no images to calibrate with"),
     ):
         with pytest.raises(InputError, match=message):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from keras_efficientnet import InputError
-from keras_efficientnet.data import sources
+from keras_efficientnet.data import images, sources
 from keras_efficientnet.data.images import SUFFIXES
 
 NUMBERS = itertools.count()
@@ -198,7 +198,7 @@ def test_an_empty_class_is_named_and_not_fatal(tmp_path):
     assert data.class_names == ("cat", "dog")
     (left_out,) = data.left_out
     assert left_out.path == str(tmp_path / "fox")
-    assert left_out.reason.startswith("has no images; .jpg, ")
+    assert left_out.reason.startswith("has no images; JPEG, PNG, ")
     (tmp_path / "dog").rename(tmp_path / ".dog")
     with pytest.raises(InputError, match=r"it has 1 \(cat\); .*fox has no images"):
         load(tmp_path)
@@ -236,7 +236,8 @@ def test_class_names_in_either_unicode_form_are_one(tmp_path):
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".TIFF"])
 def test_every_format_of_the_suffixes_is_read(tmp_path, suffix):
-    formats = {".jfif": "JPEG", ".jpe": "JPEG"}
+    formats = {".jfif": "JPEG", ".jpe": "JPEG", ".heic": "HEIF", ".heif": "HEIF"}
+    assert not images.is_image(__file__)  # which adds decoders to Pillow
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         for index in range(2):
@@ -248,6 +249,35 @@ def test_every_format_of_the_suffixes_is_read(tmp_path, suffix):
     for image, _ in data.train:
         red, green, blue = image.getpixel((9, 5))
         assert max(abs(red - 200), abs(green - 100), blue) < 20
+
+
+def test_the_content_decides_what_an_image_is_and_not_the_suffix(tmp_path):
+    write(tmp_path, "cat/", "dog/", count=5)
+    for index, name in enumerate(("cat/none", "cat/x.jpg_large", "dog/scan.dat", "dog/2.png.bak")):
+        (tmp_path / name).parent.joinpath(f"{index}.png").rename(tmp_path / name)
+    for name in ("cat/P5.txt", "dog/notes"):
+        (tmp_path / name).write_text("P5 is no image, and BM neither")
+    data = load(tmp_path)
+    assert len(data.train) + len(data.test) == 10
+    assert data.notes == (
+        "Ignored files with other suffixes than images: .txt 1, none 1.",
+        "Read files with other suffixes than images, by their content: "
+        ".bak 1, .dat 1, .jpg_large 1, none 1.",
+    )
+
+
+def test_files_of_any_suffix_that_cannot_be_opened_are_named(tmp_path, monkeypatch):
+    write(tmp_path, "cat/", "dog/", "dog/deep/secret.dat", count=3)
+    secret, stat = str(tmp_path / "dog" / "deep" / "secret.dat"), os.stat
+
+    def refuse(path, **options):
+        if path == secret:
+            raise PermissionError(13, "Permission denied", secret)
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    (left_out,) = load(tmp_path).left_out
+    assert (left_out.path, left_out.reason) == (secret, "cannot be read: Permission denied.")
 
 
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):

@@ -318,3 +318,43 @@ def test_class_names_are_composed_in_both_sources(tmp_path):
     lines += [f"thé/{index}.png,thé" for index in range(3)]
     source = write_csv(tmp_path, "path,label\n" + "\n".join(lines))
     assert sources.load(source).class_names == (composed, "thé")
+
+
+def write_scans(root):
+    """Grey levels of 12 bits in PNG files of 16, one for each file."""
+    for index in range(6):
+        folder = root / ("left" if index % 2 else "right")
+        folder.mkdir(exist_ok=True)
+        values = np.full((8, 8), 819 * index, np.uint16)
+        Image.fromarray(values).save(folder / f"{index}.png")
+
+
+def test_wide_pixels_are_read_by_the_range_that_is_named(tmp_path):
+    write_scans(tmp_path)
+    with pytest.raises(InputError, match=r"'left' .* --pixel-range LOW:HIGH"):
+        sources.load(f"folder:{tmp_path}")
+    data: Any = sources.load(f"folder:{tmp_path}", pixel_range=(0, 4095))
+    assert data.pixel_range == (0, 4095)
+    assert not data.left_out
+    for memory in (0, 2**30):
+        files = FileExamples(data.train.files + data.test.files, memory, data.pixel_range)
+        assert {image.getpixel((0, 0))[0] for image, _ in files} == {0, 51, 102, 153, 204, 255}
+        everything = sources.Dataset("x", "x", data.class_names, files, files, 1.0, True)
+        ((pixels, _),) = pipeline.training_batches(everything, 8, 6, 0).take(1)
+        assert set(np.unique(pixels)) == {0, 51, 102, 153, 204, 255}
+
+
+@pytest.mark.parametrize("limits", [(5, 5), (9, 0), (0, float("inf")), "0:9"])
+def test_a_range_that_is_none_is_refused(limits):
+    with pytest.raises(InputError, match=r"pixel_range=.* two finite numbers, the lower one first"):
+        sources.load("digits", pixel_range=limits)
+
+
+def test_paths_of_a_csv_file_may_begin_with_a_tilde(tmp_path, monkeypatch):
+    write_classes(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "lists").mkdir()
+    lines = [f"~/{row}" for row in rows()]
+    data: Any = sources.load(write_csv(tmp_path / "lists", "path,label\n" + "\n".join(lines)))
+    assert len(data.train) + len(data.test) == 10

@@ -469,3 +469,12 @@ def test_runs_that_cannot_be_are_refused(data, options, overrides, message):
 def test_a_run_config_refuses_what_makes_no_sense(options, message):
     with pytest.raises(InputError, match=message):
         RunConfig(**options)
+
+
+def test_callbacks_that_set_the_learning_rate_are_refused_at_once():
+    for callback in (
+        keras.callbacks.ReduceLROnPlateau(),
+        keras.callbacks.LearningRateScheduler(lambda epoch: 0.1),
+    ):
+        with pytest.raises(InputError, match=f"{type(callback).__name__} cannot set the learning"):
+            RunConfig(callbacks=(callback,))

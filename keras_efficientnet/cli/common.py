@@ -22,6 +22,26 @@ def json_option(command: Callable) -> Callable:
     )(command)
 
 
+class _PixelRange(click.ParamType):
+    """Two numbers with a colon between them."""
+
+    name = "LOW:HIGH"
+
+    def convert(self, value, param, ctx):
+        try:
+            low, high = map(float, value.split(":"))
+        except ValueError:
+            self.fail(f"{value!r} must be LOW:HIGH, such as 0:4095.", param, ctx)
+        return low, high
+
+
+pixel_range_option = click.option(
+    "--pixel-range",
+    type=_PixelRange(),
+    help="Values that become black and white in images of more than 8 bits, such as 0:4095.",
+)
+
+
 def data_options(flag: str, help_text: str, **settings: Any) -> Callable:
     """Adds the options of a data source, as one argument `load_data`.
 
@@ -49,9 +69,11 @@ def data_options(flag: str, help_text: str, **settings: Any) -> Callable:
             is_flag=True,
             help="With folder: take folders called train, test and the like for classes.",
         )
+        @pixel_range_option
         @wraps(command)
         def with_data(source, train_split, test_split, strict_data, **options):
-            reading = {name: options.pop(name) for name in ("holdout", "classes_are_folders")}
+            names = ("holdout", "classes_are_folders", "pixel_range")
+            reading = {name: options.pop(name) for name in names}
 
             def load_data():
                 from keras_efficientnet.data import sources

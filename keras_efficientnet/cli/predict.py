@@ -15,6 +15,7 @@ from keras_efficientnet.cli.common import (
     json_option,
     open_model,
     percent,
+    pixel_range_option,
     print_json,
     print_table,
     table,
@@ -52,9 +53,10 @@ RESULT_SUFFIXES = (".csv", ".jsonl")
     type=click.IntRange(min=1),
     help="Threads that decode and classify images. [default: number of cores]",
 )
+@pixel_range_option
 @trust_option
 @json_option
-def predict(model, paths, top, output, pictures, overwrite, workers, trust, as_json):  # noqa: PLR0913 - its options
+def predict(model, paths, top, output, pictures, overwrite, as_json, **reading):
     r"""Classify images with MODEL.
 
     MODEL is a .keras, .tflite or .onnx file or a SavedModel folder; class names and image
@@ -78,7 +80,9 @@ def predict(model, paths, top, output, pictures, overwrite, workers, trust, as_j
         raise InputError(f"--output {str(output)!r} must end in {' or '.join(RESULT_SUFFIXES)}.")
     files = list(_image_files(paths))
     left_out: list[dict[str, str]] = []
-    predictor = open_model(model, workers, trust)
+    predictor = open_model(model, reading["workers"], reading["trust"])
+    if limits := reading["pixel_range"]:
+        predictor.description = predictor.description.replaced({"pixel_range": limits})
     results = _classified(_answers(predictor, top, pictures, overwrite), files, left_out)
     if output:
         from keras_efficientnet.files import atomic_write
@@ -103,7 +107,7 @@ def predict(model, paths, top, output, pictures, overwrite, workers, trust, as_j
 def _image_files(paths: Iterable[str]) -> Iterator[str]:
     """Yields files as given, and the images of folders and patterns, sorted."""
     from keras_efficientnet.data.folders import Walk
-    from keras_efficientnet.data.images import SUFFIXES
+    from keras_efficientnet.data.images import ACCEPTED
 
     for path in map(os.path.expanduser, paths):
         walk = Walk()
@@ -118,7 +122,7 @@ def _image_files(paths: Iterable[str]) -> Iterator[str]:
         for line in [*lines, *walk.notes()]:
             click.echo(line, err=True)
         if not files:
-            raise InputError(f"{path} has no image files; {', '.join(SUFFIXES)} files are read.")
+            raise InputError(f"{path} has no image files; {ACCEPTED}.")
         yield from files
 
 

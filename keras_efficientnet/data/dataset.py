@@ -147,6 +147,7 @@ class Dataset:
             a model knows the data that it was trained on; empty where there are no files.
         left_out: files and folders that were not used, and why.
         notes: see `ReadingSummary`.
+        pixel_range: that its wide pixels were read by, see `images.read`.
     """
 
     name: str
@@ -164,6 +165,7 @@ class Dataset:
     listing: str = ""
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    pixel_range: images.PixelRange | None = None
 
     @property
     def summary(self) -> ReadingSummary:
@@ -207,9 +209,14 @@ class Dataset:
 
 
 class ArrayExamples:
-    """Images of one size, held in memory as uint8 `[count, height, width, 3]`."""
+    """Images of one size, held in memory as uint8 `[count, height, width, 3]`.
+
+    Raises:
+        InputError: if the values are no pixels in 0-255.
+    """
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray):
+        images.require_pixels(np.asarray(pixels), "images")
         self.pixels, self.labels = pixels, labels
 
     @property
@@ -270,10 +277,16 @@ class FileExamples:
     Args:
         files: that Pillow can decode.
         memory_bytes: limit of the pixels kept in memory.
+        pixel_range: see `images.read`.
     """
 
-    def __init__(self, files: list[ImageFile], memory_bytes: int = MEMORY_BYTES):
-        self.files, self.memory_bytes = files, memory_bytes
+    def __init__(
+        self,
+        files: list[ImageFile],
+        memory_bytes: int = MEMORY_BYTES,
+        pixel_range: images.PixelRange | None = None,
+    ):
+        self.files, self.memory_bytes, self.pixel_range = files, memory_bytes, pixel_range
 
     @property
     def paths(self) -> list[Path]:
@@ -296,12 +309,13 @@ class FileExamples:
     def some(self, indices: Sequence[int]) -> Iterator[tuple[Image.Image, int]]:
         """See `Examples.some`."""
         files = [self.files[index] for index in indices]
-        decoded = in_threads(_read, [file.path for file in files])
+        decoded = in_threads(self._read, [file.path for file in files])
         yield from zip(decoded, [file.label for file in files], strict=True)
 
     def subset(self, indices: Iterable[int]) -> "FileExamples":
         """Returns the examples at these indices."""
-        return FileExamples([self.files[index] for index in indices], self.memory_bytes)
+        files = [self.files[index] for index in indices]
+        return FileExamples(files, self.memory_bytes, self.pixel_range)
 
     def stream(self, seed: int, start: int) -> tuple[Any, Callable]:
         """See `Examples.stream`."""
@@ -321,7 +335,7 @@ class FileExamples:
         begins = ends - shapes.prod(1)
         pixels = np.empty(ends[-1], np.uint8)  # all images end to end
         decoded = tqdm(
-            in_threads(_read, self.paths), "Decoding", len(self), unit="img", leave=False
+            in_threads(self._read, self.paths), "Decoding", len(self), unit="img", leave=False
         )
         for file, begin, end, image in zip(self.files, begins, ends, decoded, strict=True):
             if (image.height, image.width) != (file.height, file.width):
@@ -365,13 +379,31 @@ class FileExamples:
             content = tf.cond(
                 pillow,
                 lambda: tf.ensure_shape(
-                    tf.numpy_function(_as_bmp, [path], tf.string, stateful=False), []
+                    tf.numpy_function(self._as_bmp, [path], tf.string, stateful=False), []
                 ),
                 lambda: tf.io.read_file(path),
             )
             return content, orientation, label
 
         return at
+
+    def _read(self, path: str | os.PathLike) -> Image.Image:
+        """Decodes a file that could be decoded before."""
+        try:
+            return images.read(path, self.pixel_range)
+        except InputError as error:
+            raise _changed(path) from error
+
+    def _as_bmp(self, path: bytes) -> bytes:
+        """Decodes by Pillow to a format that TensorFlow reads at almost no cost."""
+        return as_bmp(self._read(os.fsdecode(path)))
+
+
+def as_bmp(image: Image.Image) -> bytes:
+    """Encodes an image in a format that TensorFlow reads at almost no cost."""
+    content = io.BytesIO()
+    image.save(content, "BMP")
+    return content.getvalue()
 
 
 def slug(name: str) -> str:
@@ -392,24 +424,22 @@ def _shuffled(count: int, seed: int, start: int, at: Callable) -> tuple[Any, Cal
     return tf.data.Dataset.counter(start), decode
 
 
-def _read(path: str | os.PathLike) -> Image.Image:
-    """Decodes a file that could be decoded before."""
-    try:
-        return images.read(path)
-    except InputError as error:
-        raise _changed(path) from error
-
-
 def _changed(path: str | os.PathLike) -> RunError:
     return RunError(f"{os.fspath(path)} was changed while it was in use; start again.")
 
 
 def _tensorflow_reads(path: Path) -> bool:
+    return tensorflow_reads(path.read_bytes())
+
+
+def tensorflow_reads(content: bytes) -> bool:
+    """Returns whether TensorFlow decodes a file's content to the pixels that Pillow gives."""
     import tensorflow as tf
 
-    content = path.read_bytes()
-    # Other formats go to Pillow: TensorFlow takes a BMP file's palette for grey levels.
-    if not content.startswith((b"\xff\xd8\xff", b"\x89PNG")):
+    # Other formats go to Pillow: TensorFlow takes a BMP file's palette for grey levels, and knows
+    # no range of PNG files of 16 bits, of which byte 24 is the depth.
+    png = content.startswith(b"\x89PNG")
+    if not content.startswith(b"\xff\xd8\xff") and not (png and content[24:25] != b"\x10"):
         return False
     try:
         with tf.device("CPU"):
@@ -417,10 +447,3 @@ def _tensorflow_reads(path: Path) -> bool:
     except tf.errors.OpError:
         return False
     return True
-
-
-def _as_bmp(path: bytes) -> bytes:
-    """Decodes by Pillow to a format that TensorFlow reads at almost no cost."""
-    content = io.BytesIO()
-    _read(os.fsdecode(path)).save(content, "BMP")
-    return content.getvalue()

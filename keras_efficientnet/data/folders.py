@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from keras_efficientnet.data.dataset import LeftOut
-from keras_efficientnet.data.images import SUFFIXES
+from keras_efficientnet.data.images import ACCEPTED, SUFFIXES, is_image
 from keras_efficientnet.data.splits import SPLITS, describe_splits, split_of
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.files import is_text
@@ -26,9 +26,10 @@ class Walk:
     Attributes:
         classes_are_folders: take every folder for a class, even one that looks like a split.
         left_out: files and folders that are not used.
-        unreadable: folders that cannot be read.
+        unreadable: folders and files that cannot be read.
         hidden: number of hidden and system files and folders.
         others: number of other files by suffix.
+        by_content: number of images by suffix, where that is none of an image.
         remarks: sentences on anything else that the owner of the data may not expect.
     """
 
@@ -37,6 +38,7 @@ class Walk:
     unreadable: list[LeftOut] = field(default_factory=list)
     hidden: int = 0
     others: Counter[str] = field(default_factory=Counter)
+    by_content: Counter[str] = field(default_factory=Counter)
     remarks: list[str] = field(default_factory=list)
 
     def images(self, root: str | os.PathLike) -> list[Path]:
@@ -47,7 +49,8 @@ class Walk:
             for name in folders:
                 if os.path.islink(path := os.path.join(folder, name)):
                     self.leave_out(path, "is a link to a folder, which is not followed.")
-            found += [Path(folder, name) for name in files if self._is_image(name)]
+            paths = [os.path.join(folder, name) for name in files]
+            found += [Path(path) for path in paths if self._is_image(path)]
         return sorted(found)
 
     def folders(self, root: Path) -> tuple[list[Path], int]:
@@ -60,8 +63,8 @@ class Walk:
             entries = sorted(root.iterdir())
         except OSError as error:
             raise InputError(f"Folder {str(root)!r} cannot be read: {error.strerror}.") from error
-        folders = [each for each in entries if each.is_dir()]
-        images = sum(self._is_image(each.name) for each in entries if not each.is_dir())
+        folders = [each for each in entries if os.path.isdir(each)]
+        images = sum(self._is_image(str(each)) for each in entries if not os.path.isdir(each))
         return [each for each in folders if self._is_visible(each.name)], images
 
     def classes(self, root: Path, but: tuple[Path, ...] = ()) -> Listing:
@@ -96,7 +99,7 @@ class Walk:
             if images:
                 listing.setdefault(class_name(folder.name), []).extend(images)
             else:
-                self.leave_out(folder, f"has no images; {', '.join(SUFFIXES)} files are read.")
+                self.leave_out(folder, f"has no images; {ACCEPTED}.")
         return listing
 
     def leave_out(self, path: str | os.PathLike, reason: str) -> None:
@@ -108,9 +111,13 @@ class Walk:
         notes = list(self.remarks)
         if self.hidden:
             notes.append(f"Ignored {self.hidden} hidden or system files and folders.")
-        if self.others:
-            counts = ", ".join(f"{name} {count}" for name, count in sorted(self.others.items()))
-            notes.append(f"Ignored files with other suffixes than images: {counts}.")
+        for files, counts in (
+            ("Ignored files with other suffixes than images", self.others),
+            ("Read files with other suffixes than images, by their content", self.by_content),
+        ):
+            if counts:
+                each = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+                notes.append(f"{files}: {each}.")
         return tuple(notes)
 
     def _is_visible(self, name: str) -> bool:
@@ -118,13 +125,19 @@ class Walk:
         self.hidden += not visible
         return visible
 
-    def _is_image(self, name: str) -> bool:
-        if not self._is_visible(name):
+    def _is_image(self, path: str) -> bool:
+        if not self._is_visible(os.path.basename(path)):
             return False
-        suffix = os.path.splitext(name)[1].lower()
-        if suffix not in SUFFIXES:
-            self.others[suffix or "none"] += 1
-        return suffix in SUFFIXES
+        suffix = os.path.splitext(path)[1].lower()
+        if suffix in SUFFIXES:
+            return True
+        try:
+            found = is_image(path)
+        except OSError as error:
+            self.unreadable.append(LeftOut(path, f"cannot be read: {error.strerror}."))
+            return False
+        (self.by_content if found else self.others)[suffix or "none"] += 1
+        return found
 
     def _failed(self, error: OSError) -> None:
         self.unreadable.append(LeftOut(str(error.filename), f"cannot be read: {error.strerror}."))

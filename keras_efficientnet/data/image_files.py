@@ -6,10 +6,10 @@ import io
 import itertools
 import os
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from keras_efficientnet.data import images
@@ -36,6 +36,7 @@ def from_folder(
     strict: bool = False,
     holdout: float = HOLDOUT,
     classes_are_folders: bool = False,
+    pixel_range: images.PixelRange | None = None,
 ) -> Dataset:
     """Opens a folder that has one folder of images for each class.
 
@@ -48,6 +49,7 @@ def from_folder(
         strict: see `sources.load`.
         holdout: see `sources.load`.
         classes_are_folders: see `sources.load`.
+        pixel_range: see `sources.load`.
 
     Raises:
         InputError: see `sources.load`.
@@ -63,12 +65,16 @@ def from_folder(
             f"Data folder {str(root)!r} must have one folder of images for each of at least two "
             f"classes; it has {len(train)}{found}{reasons}."
         )
-    return _from_listings(
-        f"folder:{root}", root.resolve().name, listings, split, walk, strict, holdout
-    )
+    reading = strict, holdout, pixel_range
+    return _from_listings(f"folder:{root}", root.resolve().name, listings, split, walk, *reading)
 
 
-def from_csv(file: Path, strict: bool = False, holdout: float = HOLDOUT) -> Dataset:
+def from_csv(
+    file: Path,
+    strict: bool = False,
+    holdout: float = HOLDOUT,
+    pixel_range: images.PixelRange | None = None,
+) -> Dataset:
     """Opens a CSV file that names images and their classes.
 
     It has a header with the columns `path` and `label`, in any order and beside others.
@@ -80,6 +86,7 @@ def from_csv(file: Path, strict: bool = False, holdout: float = HOLDOUT) -> Data
         file: in UTF-8.
         strict: see `sources.load`.
         holdout: see `sources.load`.
+        pixel_range: see `sources.load`.
 
     Raises:
         InputError: see `sources.load`; of a bad row, with the number of its line.
@@ -109,7 +116,8 @@ def from_csv(file: Path, strict: bool = False, holdout: float = HOLDOUT) -> Data
         )
     marks = [name for name in SPLITS if name in listings]
     split = describe_splits("rows marked", marks)
-    return _from_listings(f"csv:{file}", file.stem, listings, split, walk, strict, holdout)
+    reading = strict, holdout, pixel_range
+    return _from_listings(f"csv:{file}", file.stem, listings, split, walk, *reading)
 
 
 def _rows(file: Path) -> Iterator[tuple[int, Path, str, str]]:
@@ -142,7 +150,8 @@ def _rows(file: Path) -> Iterator[tuple[int, Path, str, str]]:
                 raise InputError(
                     f"{name}, line {reader.line_num}: split {split!r} must be {ACCEPTED}."
                 )
-            yield reader.line_num, file.parent / path, class_name(label), usual
+            path = file.parent / os.path.expanduser(path)
+            yield reader.line_num, path, class_name(label), usual
     except csv.Error as error:
         line = reader.reader.line_num
         raise InputError(f"{name}, line {line}, cannot be read: {error}.") from None
@@ -156,6 +165,7 @@ def _from_listings(
     walk: Walk,
     strict: bool,
     holdout: float,
+    pixel_range: images.PixelRange | None,
 ) -> Dataset:
     """Makes a data set of files that may be unreadable."""
     train = listings["train"]
@@ -169,7 +179,7 @@ def _from_listings(
     if len(listings) == 1:
         _require_two({label: len(paths) for label, paths in train.items()})
     paths = [path for listing in listings.values() for part in listing.values() for path in part]
-    checked = dict(zip(paths, _checked(source, paths), strict=True))
+    checked = dict(zip(paths, _checked(source, paths, pixel_range), strict=True))
     unusable = walk.unreadable + [
         LeftOut(str(path), bad) for path, bad in checked.items() if isinstance(bad, str)
     ]
@@ -179,7 +189,8 @@ def _from_listings(
             f"{unusable[0].path} {unusable[0].reason}"
         )
     splits = {
-        name: _examples(source, class_names, listing, checked) for name, listing in listings.items()
+        name: FileExamples(_files(source, class_names, listing, checked), pixel_range=pixel_range)
+        for name, listing in listings.items()
     }
     if len(splits) == 1:
         splits["train"], splits["test"] = _hold_out(splits["train"], class_names, holdout)
@@ -205,33 +216,36 @@ def _from_listings(
         listing=_listing(class_names, splits.values()),
         left_out=(*walk.left_out, *unusable),
         notes=walk.notes(),
+        pixel_range=pixel_range,
     )
 
 
-def _checked(source: str, paths: list[Path]) -> Iterator[tuple[int, int, int] | str]:
+def _checked(
+    source: str, paths: list[Path], pixel_range: images.PixelRange | None
+) -> Iterator[tuple[int, int, int] | str]:
     """Decodes each file once, to find bad ones before training rather than in it."""
     bar = tqdm(total=len(paths), desc=f"Checking {source}", unit="img", leave=False)
     with bar:
-        for checked in in_threads(_check, paths):
+        for checked in in_threads(partial(_check, pixel_range=pixel_range), paths):
             bar.update()
             yield checked
 
 
-def _check(path: Path) -> tuple[int, int, int] | str:
+def _check(path: Path, pixel_range: images.PixelRange | None) -> tuple[int, int, int] | str:
     """Returns EXIF orientation, height and width, or what is wrong with the file."""
     try:
-        image = images.read(path)
+        image = images.read(path, pixel_range)
     except InputError as error:
         return str(error).removeprefix(f"{path} ")
-    with Image.open(path) as header:
+    with images.open_image(path) as header:
         orientation = header.getexif().get(ORIENTATION_TAG, 1)
     known = isinstance(orientation, int) and 1 <= orientation <= 8
     return orientation if known else 1, image.height, image.width
 
 
-def _examples(
+def _files(
     source: str, class_names: tuple[str, ...], listing: Listing, checked: dict
-) -> FileExamples:
+) -> list[ImageFile]:
     files = []
     for label, name in enumerate(class_names):
         paths = listing.get(name, [])
@@ -242,7 +256,7 @@ def _examples(
                 f"{checked[paths[0]]}"
             )
         files += [ImageFile(path, label, *checked[path]) for path in good]
-    return FileExamples(files)
+    return files
 
 
 def _hold_out(

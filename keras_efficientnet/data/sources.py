@@ -8,7 +8,7 @@ import numpy as np
 from keras_efficientnet.data import image_files, images, tfds
 from keras_efficientnet.data.dataset import ArrayExamples, Dataset
 from keras_efficientnet.data.splits import HOLDOUT, describe_holdout, stratified_split
-from keras_efficientnet.errors import InputError, require
+from keras_efficientnet.errors import RANGE, InputError, is_range, require
 
 # At 32 pixels, the last stages would have one pixel and batch normalization few samples.
 DIGITS_IMAGE_SIZE = 48
@@ -22,6 +22,7 @@ def load(
     strict: bool = False,
     holdout: float = HOLDOUT,
     classes_are_folders: bool = False,
+    pixel_range: images.PixelRange | None = None,
 ) -> Dataset:
     """Opens a data set.
 
@@ -34,6 +35,8 @@ def load(
         holdout: share of each class to hold out where the data have no held-out split.
         classes_are_folders: with `folder:`, take folders called train, test and the like for
             classes.
+        pixel_range: values that become black and white of pixels of more than 8 bits, see
+            `images.read`.
 
     Raises:
         InputError: if the source is unknown, missing or empty, or has no image of a class
@@ -45,13 +48,15 @@ def load(
         raise InputError(f"Split names go with tfds:NAME data, not with {source!r}.")
     if classes_are_folders and kind != "folder":
         raise InputError(f"--classes-are-folders goes with folder:DIR data, not with {source!r}.")
+    if pixel_range is not None:
+        require(is_range(pixel_range), "pixel_range", pixel_range, RANGE)
     path = Path(os.path.expanduser(rest))
     if source == "digits":
         return _digits(holdout)
     if kind == "folder" and rest:
-        return image_files.from_folder(path, strict, holdout, classes_are_folders)
+        return image_files.from_folder(path, strict, holdout, classes_are_folders, pixel_range)
     if kind == "csv" and rest:
-        return image_files.from_csv(path, strict, holdout)
+        return image_files.from_csv(path, strict, holdout, pixel_range)
     if kind == "tfds" and rest:
         return tfds.from_name(rest, train_split, test_split, holdout)
     raise InputError(f"Unknown data {source!r}; use digits, folder:DIR, csv:FILE or tfds:NAME.")

@@ -215,6 +215,7 @@ def check_pixels(images: np.ndarray, shape: tuple[int, ...]) -> None:
         )
     if len(images) and not (np.min(images) >= 0 and np.max(images) <= 255):
         raise InputError("Calibration images must be pixels in 0-255, not normalized ones.")
+    image_files.require_pixels(images, "calibration images")
 
 
 def _prepared(

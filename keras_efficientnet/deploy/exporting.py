@@ -102,9 +102,10 @@ def export(
     _check_request(directory, targets, calibration, overwrite)
     exportable = open_exportable(model, description)
     _check_source(exportable, targets, options)
-    data = _opened(calibration)
+    data = _opened(calibration, exportable.description)
     if isinstance(data, Dataset):
         exportable = _named(exportable, data, description)
+        exportable.description.check_range(data.pixel_range)
     images = _calibration_set(data, exportable, training=options.qat_epochs > 0)
     warnings = _warnings(exportable, targets, images)
     job = _Job(directory, targets, images, options, overwrite)
@@ -204,10 +205,12 @@ def _check_source(
         raise InputError("A SavedModel cannot be fine-tuned; export the .keras file instead.")
 
 
-def _opened(calibration: CalibrationLike) -> CalibrationSet | Dataset | np.ndarray | None:
+def _opened(
+    calibration: CalibrationLike, description: ModelDescription
+) -> CalibrationSet | Dataset | np.ndarray | None:
     """Opens a data set that is given by its name or as a function."""
     if isinstance(calibration, str):
-        return sources.load(calibration)
+        return sources.load(calibration, pixel_range=description.pixel_range)
     return calibration() if callable(calibration) else calibration
 
 
@@ -221,7 +224,8 @@ def _named(
     given = description or {}
     if exportable.description.class_names and "class_names" not in given:
         return exportable
-    fields = {"class_names": data.class_names, "crop_fraction": data.crop_fraction}
+    copied = ("class_names", "crop_fraction", "pixel_range")
+    fields = {name: getattr(data, name) for name in copied}
     return open_exportable(exportable, {**fields, **given})
 
 

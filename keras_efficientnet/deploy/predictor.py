@@ -187,7 +187,7 @@ class Predictor:
                 f"An image given as {type(source).__name__} cannot be read; a path, bytes, a "
                 "Pillow image or a NumPy array can."
             )
-        image = images.read(source)
+        image = images.read(source, self.description.pixel_range)
         return images.prepare(image, self.description.image_size, self.description.crop_fraction)
 
     def scores(self, prepared: np.ndarray) -> np.ndarray:
@@ -209,6 +209,7 @@ class Predictor:
                 f"Prepared images of shape {prepared.shape} cannot be used; at least one, each "
                 f"{expected}, can."
             )
+        images.require_pixels(prepared, "prepared images")
         try:
             return self._runner.run(self.description.network_input(prepared))
         except MemoryError:

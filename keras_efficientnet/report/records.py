@@ -40,6 +40,7 @@ class RunSettings:
         minutes: time that the number of epochs was planned for, in place of the recipe's.
         class_names: in the order of the network's outputs.
         listing: `Dataset.listing`, which tells the same images under another path.
+        pixel_range: `Dataset.pixel_range`.
     """
 
     variant: str
@@ -56,6 +57,7 @@ class RunSettings:
     minutes: float | None = None
     class_names: tuple[str, ...] = ()
     listing: str = ""
+    pixel_range: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,12 @@
 """The moving average of all weights, which is what is evaluated and exported."""
 
+import contextlib
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_efficientnet.errors import require
 from keras_efficientnet.training.progress import StepCounter
@@ -16,9 +20,11 @@ class WeightAverage(keras.callbacks.Callback):
     initial weights. The moving statistics of batch normalization are averaged like the
     trained weights, as in the TPU code (`main.py`); Keras' own `use_ema` leaves them out.
 
-    The averages are in the model during evaluation and after training, so that `fit`
-    reports their accuracy and saving the model saves them; training itself uses the raw
-    weights.
+    The averages are in the model from an epoch's last batch to the next epoch's beginning, and
+    after training: `fit` reports their accuracy, and `ModelCheckpoint`, `EarlyStopping` and
+    whatever else looks at the model at the end of an epoch saves and restores them, wherever it
+    stands among the callbacks. Training itself uses the raw weights. Where Keras does not know the
+    number of batches beforehand and nothing is validated, place this callback before the others.
 
     Args:
         decay: weight of the old average in the long run, in [0, 1).
@@ -55,11 +61,19 @@ class WeightAverage(keras.callbacks.Callback):
             self._update = _compiled_update(self.averages, model.weights)
 
     def on_train_begin(self, logs=None):
-        """Goes back to the raw weights where an earlier `fit` ended with the averages."""
+        """Goes back to the raw weights where an earlier `fit` ended with the averages.
+
+        Weights that were given to the model since then are where it begins anew.
+        """
+        if self._raw is not None and not self._holds_averages():
+            for weight, average in zip(self.model.weights, self.averages, strict=True):
+                average.assign(_copy(weight))
+            self._raw = None
         self._swap_out()
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Begins to count an epoch's batches."""
+        """Trains on with the raw weights, and begins to count an epoch's batches."""
+        self._swap_out()
         self.counter.on_epoch_begin(epoch)
 
     def on_train_batch_end(self, batch, logs=None):
@@ -70,21 +84,33 @@ class WeightAverage(keras.callbacks.Callback):
             decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
             sync(self.model)
             self._update(decay ** (self.updates - before))
+        if batch + 1 >= (self.params.get("steps") or math.inf):
+            self._swap_in()
 
     def on_test_begin(self, logs=None):
         """Evaluates with the averages."""
         self._swap_in()
 
-    def on_test_end(self, logs=None):
-        """Trains on with the raw weights."""
-        self._swap_out()
+    def on_epoch_end(self, epoch, logs=None):
+        """Puts the averages into the model where nothing else has."""
+        self._swap_in()
 
     def on_train_end(self, logs=None):
         """Leaves the averages in the model."""
         self._swap_in()
 
+    @contextlib.contextmanager
+    def raw_weights(self) -> Iterator[None]:
+        """Puts the raw weights into the model inside a `with` block, as a checkpoint needs them."""
+        swapped = self._raw is not None
+        self._swap_out()
+        yield
+        if swapped:
+            self._swap_in()
+
     def _swap_in(self):
         if self._raw is None:
+            sync(self.model)
             weights = self.model.weights
             self._raw = [keras.ops.convert_to_numpy(weight) for weight in weights]
             for weight, average in zip(weights, self.averages, strict=True):
@@ -95,6 +121,10 @@ class WeightAverage(keras.callbacks.Callback):
             for weight, value in zip(self.model.weights, self._raw, strict=True):
                 weight.assign(value)
             self._raw = None
+
+    def _holds_averages(self) -> bool:
+        pairs = zip(self.model.weights, self.averages, strict=True)
+        return all(np.array_equal(*map(keras.ops.convert_to_numpy, pair)) for pair in pairs)
 
 
 def sync(model: keras.Model) -> None:

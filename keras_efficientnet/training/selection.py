@@ -22,8 +22,7 @@ MAX_CUTS = 3
 class BestEpoch(keras.callbacks.Callback):
     """Keeps the weights of the evaluation with the best accuracy, and of equal ones the least loss.
 
-    Placed before `WeightAverage` among the callbacks, it keeps averaged weights, which are the
-    evaluated ones.
+    Beside `WeightAverage`, it keeps averaged weights, which are the evaluated ones.
 
     Args:
         patience: evaluations without a better one after which training stops; None for never.

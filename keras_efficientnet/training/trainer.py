@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from keras_efficientnet.data import pipeline
 from keras_efficientnet.data.dataset import ArrayExamples, Dataset
+from keras_efficientnet.data.images import require_pixels
 from keras_efficientnet.errors import InputError, RunError, StoppedRun, reason, require
 from keras_efficientnet.training import distribution, run_checkpoints
 from keras_efficientnet.training.averaging import WeightAverage, sync
@@ -30,6 +31,7 @@ from keras_efficientnet.training.stopping import StopRequest
 
 VALIDATION_BATCH = 64  # images per device
 TIMED_STEPS = 4
+_RATE_SETTERS = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -80,6 +82,13 @@ class RunConfig:
             ("minutes", self.minutes is None or self.minutes > 0, "above 0"),
         ):
             require(valid, name, getattr(self, name), accepted)
+        for callback in self.callbacks:
+            if isinstance(callback, _RATE_SETTERS):
+                raise InputError(
+                    f"{type(callback).__name__} cannot set the learning rate, which follows the "
+                    "recipe's schedule; leave it out, and change the recipe's schedule or patience "
+                    "instead."
+                )
         if self.tensorboard and not importlib.util.find_spec("tensorboard"):
             raise InputError("tensorboard=True needs TensorBoard; run: pip install tensorboard.")
 
@@ -193,6 +202,7 @@ class Trainer:
                 "or from scratch."
             )
         if self.held_out:
+            require_pixels(self.held_out[0], "held_out images")
             self.held_out = distribution.share_of_held_out(*self.held_out)
         self.history: list[dict[str, Any]] = []
         self.epoch_metrics: dict[str, np.ndarray] = {}
@@ -414,8 +424,9 @@ class Trainer:
         """Writes a checkpoint."""
         assert self.folder
         sync(self.model)
-        variables = {**self._variables(), **self._metrics()}
-        tensors = {name: keras.ops.convert_to_numpy(value) for name, value in variables.items()}
+        with self.average.raw_weights() if self.average else contextlib.nullcontext():
+            variables = {**self._variables(), **self._metrics()}
+            tensors = {name: keras.ops.convert_to_numpy(value) for name, value in variables.items()}
         state: dict[str, Any] = {
             "step": self.counter.done,
             "history": self.history,
