@@ -1,5 +1,6 @@
 """Export reports as JSON, and what errors say of them."""
 
+import dataclasses
 import json
 from dataclasses import asdict
 
@@ -16,6 +17,7 @@ from keras_efficientnet.deploy.export_report import (
     FloatPart,
     Int8Report,
 )
+from keras_efficientnet.deploy.significance import AccuracyChange, Interval
 
 REPORT = ExportReport(
     directory="phone",
@@ -30,6 +32,10 @@ REPORT = ExportReport(
             max_abs_difference=0.1,
             accuracy=0.9,
             latency_ms=1.5,
+            agreement_interval=Interval(0.95, 0.99),
+            accuracy_interval=Interval(0.85, 0.95),
+            accuracy_change=AccuracyChange(-0.01, Interval(-0.02, 0.01), 2, 1, 1.0),
+            unjudged_classes=1,
             operators={"CONV_2D": 4},
             int8=Int8Report(
                 *(0.99, 0.97, 500, 21.0),
@@ -69,3 +75,17 @@ def test_errors_say_what_failed_and_what_is_in_place():
     assert isinstance(error, errors.RunError)
     assert isinstance(GateError("below."), errors.RunError)
     assert not isinstance(GateError("below."), errors.InputError)
+
+
+def test_an_int8_file_that_is_mostly_float_is_said_so():
+    int8 = REPORT.file("model_int8.tflite").int8
+    assert int8
+    small = dataclasses.replace(int8, size=0.3, latency=0.5)
+    assert small.disappointment == ""
+    large = dataclasses.replace(small, size=0.9)
+    assert large.disappointment == (
+        "The int8 file has 90% of the float32 file's size and 50% of its latency: for agreement, "
+        "stem had to stay in float32."
+    )
+    slow = dataclasses.replace(small, latency=1.1, float_parts=())
+    assert "its operators are few or not faster in 8 bits" in slow.disappointment

@@ -90,7 +90,8 @@ def test_every_file_is_checked_and_put_in_place(network, photos, tmp_path):
     with pytest.raises(KeyError, match=r"model\.keras"):
         report.file("model.keras")
     assert report.source_accuracy == 1
-    assert (report.images, report.compared_on) == (40, "held-out images")
+    assert (report.images, report.compared_on) == (20, "held-out images")
+    assert report.reported_images == 20
     assert (report.left_out, report.failed, report.warnings) == (left_out, (), ())
     assert report.preprocessing == "inside the graph"
     assert report.directory == str(tmp_path)
@@ -173,7 +174,9 @@ def test_a_file_below_the_gate_is_never_in_place_whatever_the_search_counted(
     (failed,) = caught.value.report.failed
     assert failed.name == "model_int8.tflite"
     # Not the search's sentence: that has found a file which agrees on its own images.
-    assert re.match(r"The int8 file agrees with the model on \d\d\.\d% of 40 im", failed.reason)
+    assert re.match(
+        r"The int8 file agrees with the model on \d\d\.\d% .* of 40 held-out images", failed.reason
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "model_card.md",
         "model_float32.tflite",

@@ -20,7 +20,7 @@ from keras_efficientnet.cli.common import (
 from keras_efficientnet.errors import InputError, reason
 
 if TYPE_CHECKING:
-    from keras_efficientnet.deploy.export_report import ExportReport, Int8Report
+    from keras_efficientnet.deploy.export_report import ExportedFile, ExportReport, Int8Report
 
 
 @click.command()
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--quantize",
-    type=click.Choice(["float32", "float16", "dynamic", "int8", "int16x8"]),
+    type=click.Choice(["float32", "float16", "dynamic", "weight8", "int8", "int16x8"]),
     multiple=True,
     help="Of tflite files, repeatable; int8 and int16x8 need --calibration. [default: float32]",
 )
@@ -48,7 +48,12 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, 1),
     default=0.97,
     show_default=True,
-    help="Share of held-out images on which an int8 file must decide as MODEL does.",
+    help="Share of held-out images on which a quantized file must decide as MODEL does.",
+)
+@click.option(
+    "--strict-gate",
+    is_flag=True,
+    help="Let the lower end of that share's 95 % interval decide.",
 )
 @click.option(
     "--qat-epochs",
@@ -102,7 +107,7 @@ def export(model, formats, quantize, load_data, labels, output, as_json, **setti
     description = {name: settings[name] for name in named if settings[name] is not None}
     if labels is not None:
         description["class_names"] = _class_names(labels)
-    asked = ("min_agreement", "qat_epochs", "dynamic_batch")
+    asked = ("min_agreement", "strict_gate", "qat_epochs", "dynamic_batch")
     failure = None
     try:
         report = run(
@@ -127,10 +132,19 @@ def export(model, formats, quantize, load_data, labels, output, as_json, **setti
 
 
 def _print(model: Path, report: "ExportReport") -> None:
+    for file in report.files:
+        if file.int8 and file.int8.disappointment:
+            click.echo(file.int8.disappointment)
     print_files(report)
     if report.source_accuracy is not None:
-        click.echo(f"{model.name} itself: {percent(report.source_accuracy)} right.")
+        click.echo(
+            f"{model.name} itself: {percent(report.source_accuracy)} right, of "
+            f"{report.reported_images} images; accuracy is that on them."
+        )
     click.echo(f"Compared on {report.images} {report.compared_on}.")
+    for file in report.files:
+        if file.number_format != "float32":
+            _print_certainty(file)
     for file in report.files:
         if file.int8:
             _print_int8(file.int8)
@@ -139,6 +153,22 @@ def _print(model: Path, report: "ExportReport") -> None:
             counts = ", ".join(f"{count} {name}" for name, count in file.operators.items())
             click.echo(f"Operators of {file.name}: {counts}.")
     click.echo(f"Written to {report.directory}.")
+
+
+def _print_certainty(file: "ExportedFile") -> None:
+    """Says how sure the figures of a quantized file are."""
+    if (agreement := file.agreement_interval) is None:
+        return
+    line = f"{file.name}: agreement {percent(agreement.low)} to {percent(agreement.high)}"
+    if (change := file.accuracy_change) is not None:
+        low, high = (100 * end for end in (change.interval.low, change.interval.high))
+        line += (
+            f", accuracy {100 * change.difference:+.1f} points ({low:+.1f} to {high:+.1f}; "
+            f"McNemar's p = {change.p_value:.2f})"
+        )
+    if file.unjudged_classes:
+        line += f", {file.unjudged_classes} classes with too few images for a verdict"
+    click.echo(f"{line}.")
 
 
 def _print_int8(report: "Int8Report") -> None:

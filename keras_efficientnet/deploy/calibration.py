@@ -45,12 +45,13 @@ class CalibrationSet:
     The calibration images are shuffled once, by a fixed seed and so that any stretch of them has
     its share of every class; each part is a stretch. Parts overlap where images are few, and
     every part sees every class unless it has fewer images than there are classes. The gate's
-    images are in no other part.
+    images are in no other part; where their labels are known, one half of them decides whether a
+    file is put in place, and the other half gives the accuracy that is printed.
 
     Attributes:
         images: calibration images, prepared as in evaluation, `[count, size, size, channels]`
             in 0-255; training images.
-        gate_images: others of the same shape, which decide whether a file is put in place.
+        gate_images: others of the same shape, which nothing that makes a file sees.
         labels: class index of each calibration image `[count]`, or None if not known.
         gate_labels: of each gate image, in the order of the model's outputs, or None.
         compared_on: which kind of images the gate's are, for reports.
@@ -133,6 +134,18 @@ class CalibrationSet:
         """Those that quantization-aware fine-tuning learns from."""
         many = len(self.images) >= 2 * SEARCH_IMAGES
         return self._part(slice(-SEARCH_IMAGES if many else None))
+
+    @cached_property
+    def deciding(self) -> np.ndarray:
+        """Which of the gate's images decide, bool `[count]`: half of each class, or all of them.
+
+        All do where there is one image, or no labels to give an accuracy by.
+        """
+        every = np.ones(len(self.gate_images), bool)
+        if self.gate_labels is None or len(every) < 2:
+            return every
+        every[stratified_order(self.gate_labels)[1::2]] = False
+        return every
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Checks that the images fit a model.

@@ -8,7 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras_efficientnet.data.dataset import LeftOut
+from keras_efficientnet.deploy.significance import AccuracyChange, Interval
 from keras_efficientnet.errors import RunError
+
+# An int8 file that is larger or slower than these shares of the float32 file has little of what
+# int8 is for.
+MOST_SIZE, MOST_LATENCY = 0.6, 0.9
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,22 @@ class Int8Report:
     size: float = 1.0
     qat_epochs: int = 0
 
+    @property
+    def disappointment(self) -> str:
+        """Says that the file is hardly smaller or faster than in float32, and why; else empty."""
+        if self.size <= MOST_SIZE and self.latency <= MOST_LATENCY:
+            return ""
+        parts = ", ".join(each.part for each in self.float_parts)
+        reason = (
+            f"for agreement, {parts} had to stay in float32"
+            if parts
+            else "its operators are few or not faster in 8 bits on this processor"
+        )
+        return (
+            f"The int8 file has {self.size:.0%} of the float32 file's size and "
+            f"{self.latency:.0%} of its latency: {reason}."
+        )
+
 
 @dataclass(frozen=True)
 class ExportedFile:
@@ -81,13 +102,17 @@ class ExportedFile:
     Attributes:
         name: of the file or folder, such as `"model_int8.tflite"` or `"saved_model"`.
         format: `"keras"`, `"saved_model"`, `"tflite"` or `"onnx"`.
-        number_format: `"float32"`, `"float16"`, `"dynamic"`, `"int8"` or `"int16x8"`.
+        number_format: `"float32"`, `"float16"`, `"dynamic"`, `"weight8"`, `"int8"` or `"int16x8"`.
         size: in bytes.
-        agreement: share of the images on which it decides as the model does; None if the model
-            does not classify. This is the number that the gate judges.
+        agreement: share of the deciding images on which it decides as the model does; None if
+            the model does not classify. This is the number that the gate judges.
         max_abs_difference: of any output from the model's.
-        accuracy: share of the images that it classifies rightly; None without labels.
+        accuracy: share of the reported images that it classifies rightly; None without labels.
         latency_ms: median time for one image in milliseconds; None where it was not measured.
+        agreement_interval: of the agreement.
+        accuracy_interval: of the accuracy.
+        accuracy_change: against the model, on the reported images.
+        unjudged_classes: number of classes with too few deciding images for a verdict of its own.
         operators: of a .tflite file, how many of each kind, the most frequent first.
         int8: what the search for an int8 file did.
     """
@@ -100,6 +125,10 @@ class ExportedFile:
     max_abs_difference: float
     accuracy: float | None = None
     latency_ms: float | None = None
+    agreement_interval: Interval | None = None
+    accuracy_interval: Interval | None = None
+    accuracy_change: AccuracyChange | None = None
+    unjudged_classes: int = 0
     operators: Mapping[str, int] = field(default_factory=dict)
     int8: Int8Report | None = None
 
@@ -125,12 +154,13 @@ class ExportReport:
         directory: of the files.
         files: those in place, in the order in which they were made.
         failed: those that could not be made, or did not pass.
-        images: number of images that the files were compared on.
+        images: number of images that decided on the files.
         compared_on: which kind of images, such as `"held-out images"`.
-        source_accuracy: of the model itself on these; None without labels.
+        source_accuracy: of the model itself on the reported images; None without labels.
         preprocessing: where it takes place, for people.
         left_out: images of the data that were not used.
         warnings: sentences.
+        reported_images: number of images that gave the accuracy: others than those that decided.
     """
 
     directory: str
@@ -142,6 +172,7 @@ class ExportReport:
     preprocessing: str
     left_out: tuple[LeftOut, ...] = ()
     warnings: tuple[str, ...] = ()
+    reported_images: int = 0
 
     def file(self, name: str) -> ExportedFile:
         """Returns a file by its name.
@@ -160,15 +191,25 @@ class ExportReport:
         return cls(
             **{
                 **document,
-                "files": tuple(
-                    ExportedFile(**{**each, "int8": each["int8"] and _int8_report(each["int8"])})
-                    for each in document["files"]
-                ),
+                "files": tuple(map(_exported_file, document["files"])),
                 "failed": tuple(FailedFile(**each) for each in document["failed"]),
                 "left_out": tuple(LeftOut(**each) for each in document["left_out"]),
                 "warnings": tuple(document["warnings"]),
             }
         )
+
+
+def _exported_file(document: Mapping[str, Any]) -> ExportedFile:
+    read = {
+        "agreement_interval": lambda found: Interval(**found),
+        "accuracy_interval": lambda found: Interval(**found),
+        "accuracy_change": lambda found: AccuracyChange(
+            **{**found, "interval": Interval(**found["interval"])}
+        ),
+        "int8": _int8_report,
+    }
+    nested = {name: document[name] and make(document[name]) for name, make in read.items()}
+    return ExportedFile(**{**document, **nested})
 
 
 def _int8_report(document: Mapping[str, Any]) -> Int8Report:

@@ -43,7 +43,8 @@ from keras_efficientnet.deploy.litert import (
 )
 from keras_efficientnet.deploy.onnx import check_onnx, export_onnx
 from keras_efficientnet.deploy.saved_model import export_saved_model, save_keras
-from keras_efficientnet.deploy.verification import Gate
+from keras_efficientnet.deploy.tflite_metadata import per_channel
+from keras_efficientnet.deploy.verification import Gate, reporting
 from keras_efficientnet.description import ModelDescription
 from keras_efficientnet.errors import InputError, require
 from keras_efficientnet.files import atomic_write, size_in_bytes
@@ -113,7 +114,7 @@ def export(
     here = keras.backend.backend() == "tensorflow" or exportable.model is None
     report = (_write_files if here else _write_in_tensorflow)(exportable, job)
     left_out = data.left_out if isinstance(data, Dataset) else ()
-    report = replace(report, left_out=left_out, warnings=warnings)
+    report = replace(report, left_out=left_out, warnings=(*report.warnings, *warnings))
     if report.files:
         model_card.update(directory / model_card.FILE_NAME, exportable, report)
     if report.failed:
@@ -272,6 +273,12 @@ def _warnings(
             "takes raw pixels in 0-255; if it takes others, say which (ModelDescription's "
             "pixel_mean and pixel_std)."
         )
+    if per_channel(description) and any(target.format == "tflite" for target in targets):
+        warnings.append(
+            "MediaPipe will not take the .tflite files: it normalizes all channels alike, and "
+            f"{description.title} wants a mean and deviation for each. Build the model with "
+            "include_preprocessing=True for MediaPipe; other readers take the files."
+        )
     for warning in warnings:
         print(f"Warning: {warning}", file=sys.stderr)
     return tuple(warnings)
@@ -285,7 +292,19 @@ def _write_files(exportable: ExportableModel, job: _Job) -> ExportReport:
     if not np.isfinite(expected).all():
         raise InputError(f"{description.title} gives outputs that are no numbers.")
     inputs = description.network_input(images)
-    gate = Gate(inputs, expected, labels, task, job.options.min_agreement)
+    deciding = job.images.deciding
+    others = reporting(deciding)
+    gate = Gate(
+        inputs,
+        expected,
+        deciding,
+        task,
+        job.options.min_agreement,
+        labels=labels,
+        class_names=description.class_names,
+        strict=job.options.strict_gate,
+        compared_on=job.images.compared_on,
+    )
     converter = LiteConverter(exportable, job.options)
     files, failed = [], []
     for target in tqdm(job.targets, "Exporting", unit="file", leave=False, disable=None):
@@ -299,11 +318,20 @@ def _write_files(exportable: ExportableModel, job: _Job) -> ExportReport:
         directory=str(job.directory),
         files=tuple(files),
         failed=tuple(failed),
-        images=len(images),
+        images=int(deciding.sum()),
         compared_on=job.images.compared_on,
-        source_accuracy=None if labels is None else float(task.correct(expected, labels).mean()),
+        source_accuracy=None
+        if labels is None
+        else float(task.correct(expected, labels)[others].mean()),
         preprocessing=description.preprocessing,
+        reported_images=0 if labels is None else int(others.sum()),
+        warnings=_disappointments(files),
     )
+
+
+def _disappointments(files: Sequence[ExportedFile]) -> tuple[str, ...]:
+    said = [each.int8.disappointment for each in files if each.int8]
+    return tuple(filter(None, said))
 
 
 def _write_file(converter: LiteConverter, target: _Target, job: _Job, gate: Gate) -> ExportedFile:
@@ -318,10 +346,8 @@ def _write_file(converter: LiteConverter, target: _Target, job: _Job, gate: Gate
         format=target.format,
         number_format=target.number_format,
         size=size_in_bytes(path),
-        agreement=found.agreement,
-        max_abs_difference=found.max_abs_difference,
-        accuracy=found.accuracy,
         latency_ms=latency,
+        **vars(found),
         operators=count_operators(path) if target.format == "tflite" else {},
         int8=int8,
     )

@@ -9,7 +9,7 @@ import io
 import re
 import time
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,11 @@ import numpy as np
 from keras_efficientnet.deploy import runtime
 from keras_efficientnet.deploy.calibration import SIGMOID_LIMIT, SWISH_FLOOR, TAIL, RangeObserver
 from keras_efficientnet.deploy.tflite_graph import INVERSE, MAX_SCALE, UNSCALED, Graph, Swish
+from keras_efficientnet.errors import RunError, reason
 from keras_efficientnet.native_logs import suppress_native_logs
 
 Range = tuple[float, float]
+WeightRounding = Callable[[Graph, Mapping[str, np.ndarray]], None]
 PIXELS: Range = (0.0, 255.0)
 # Positions in each image at which the channels of a swish's input are looked at.
 POSITIONS_PER_IMAGE = 32
@@ -58,17 +60,13 @@ def observe(
         floors: lowest value of each channel that counts, by the tensor's name.
     """
     graph = Graph(content)
-    names, ends = graph.tensors(), graph.ends()
+    ends = graph.ends()
     swishes, sigmoids = graph.swish_inputs(), graph.sigmoid_inputs()
-    interpreter = _interpreter(content, preserve=True)
-    indices = {tensor["name"]: tensor["index"] for tensor in interpreter.get_tensor_details()}
     observers: dict[str, RangeObserver] = {}
     channels: dict[str, np.ndarray] = {}
     rng = np.random.default_rng(0)
-    for image in images:
-        _invoke(interpreter, image[None])
-        for name in names:
-            values = interpreter.get_tensor(indices[name])
+    for tensors in computed(content, images, graph.tensors()):
+        for name, values in tensors.items():
             if values.dtype != np.float32 or not values.size:
                 continue
             if name in swishes:
@@ -83,6 +81,23 @@ def observe(
                 observers[name] = RangeObserver(reader, whole=name in ends)
             observers[name].observe(values)
     return Statistics(observers, channels)
+
+
+def computed(
+    content: bytes, images: np.ndarray, names: Collection[str]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Runs a network and yields some of its tensors by name, for each image.
+
+    Args:
+        content: of a .tflite file that takes one image.
+        images: as the network takes them, `[count, height, width, channels]`.
+        names: of the tensors.
+    """
+    interpreter = _interpreter(content, preserve=True)
+    indices = {tensor["name"]: tensor["index"] for tensor in interpreter.get_tensor_details()}
+    for image in images:
+        _invoke(interpreter, image[None])
+        yield {name: interpreter.get_tensor(indices[name]) for name in names}
 
 
 def channel_scales(swishes: Collection[Swish], statistics: Statistics) -> dict[str, np.ndarray]:
@@ -117,43 +132,32 @@ def equalized_ranges(content: bytes, images: np.ndarray, scales: Mapping[str, np
     return ranges
 
 
-def quantize(content: bytes, ranges: Mapping[str, Range], in_float: Collection[str] = ()) -> bytes:
+def quantize(
+    content: bytes,
+    ranges: Mapping[str, Range],
+    in_float: Collection[str] = (),
+    rounding: WeightRounding | None = None,
+) -> bytes:
     """Quantizes a network with given ranges, all but some operators.
 
     Args:
         content: of the float network.
         ranges: of the tensors, by name.
         in_float: names of the outputs of operators that stay in float32.
+        rounding: rounds the weights of a graph, given the largest absolute value of each output
+            channel by the kernel's name; to the nearest step if None.
 
     Returns:
         The content of a file with int8 input and output.
     """
-    from ai_edge_quantizer import qtyping, quantizer
+    from ai_edge_quantizer import recipe_manager
 
-    every = qtyping.TFLOperationName.ALL_SUPPORTED
-    made = quantizer.Quantizer(bytearray(content))
-    made.add_static_config(".*", every, activation_num_bits=8, weight_num_bits=8)
+    recipe = recipe_manager.RecipeManager()
+    recipe.add_static_config(".*", "*", activation_num_bits=8, weight_num_bits=8)
     if in_float:
         names = "|".join(map(re.escape, in_float))
-        made.update_quantization_recipe(f"^({names});$", every, algorithm_key="no_quantize")
-    # It shows a bar of its own, and warns of keeping every tensor.
-    with (
-        suppress_native_logs(),
-        contextlib.redirect_stderr(io.StringIO()),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
-        result = made.quantize(
-            _limits(content, ranges), enable_progress_bar=False, enable_progress_report=False
-        )
-    assert result.quantized_model is not None
-    return bytes(result.quantized_model)
-
-
-def _limits(content: bytes, ranges: Mapping[str, Range]) -> dict[str, dict[str, np.ndarray]]:
-    """Returns the ranges as the quantizer takes them, and those of kernels that need one."""
-    graph = Graph(content)
-    shapes = graph.shapes()
+        recipe.add_quantization_config(f"^({names});$", "*", algorithm_key="no_quantize")
+    shapes = Graph(content).shapes()
     limits = {
         name: {
             "min": np.full([1] * len(shapes[name]), low),
@@ -161,13 +165,67 @@ def _limits(content: bytes, ranges: Mapping[str, Range]) -> dict[str, dict[str, 
         }
         for name, (low, high) in ranges.items()
     }
-    for source, kernel, largest, bias in graph.biased():
-        if source in ranges:
-            low, high = ranges[source]
+    return _written(content, recipe, limits, _kernel_limits(content, ranges), rounding)
+
+
+def quantize_weights(content: bytes, rounding: WeightRounding | None = None) -> bytes:
+    """Quantizes the kernels of a network to 8 bits, and leaves its arithmetic in float32.
+
+    Args:
+        content: of the float network.
+        rounding: see `quantize`.
+    """
+    from ai_edge_quantizer import recipe_manager
+
+    recipe = recipe_manager.RecipeManager()
+    recipe.add_weight_only_config(".*", "*", num_bits=8)
+    return _written(content, recipe, {}, _kernel_limits(content, {}), rounding)
+
+
+def _written(
+    content: bytes,
+    recipe: Any,
+    limits: dict[str, dict[str, np.ndarray]],
+    kernels: Mapping[str, np.ndarray],
+    rounding: WeightRounding | None,
+) -> bytes:
+    """Lets the quantizer write a file, by the limits of tensors and of kernels."""
+    from ai_edge_quantizer import quantizer
+
+    if rounding:
+        graph = Graph(content)
+        rounding(graph, kernels)
+        content = graph.content()
+    limits |= {name: {"min": -limit, "max": limit} for name, limit in kernels.items()}
+    made = quantizer.Quantizer(bytearray(content), recipe.get_quantization_recipe())
+    # It shows a bar of its own, and warns of keeping every tensor.
+    with (
+        suppress_native_logs(),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        try:
+            result = made.quantize(limits, enable_progress_bar=False, enable_progress_report=False)
+        except Exception as error:  # of whatever kind: it is not this package's
+            raise RunError(f"ai-edge-quantizer cannot quantize it: {reason(error)}.") from error
+    assert result.quantized_model is not None
+    return bytes(result.quantized_model)
+
+
+def _kernel_limits(content: bytes, ranges: Mapping[str, Range]) -> dict[str, np.ndarray]:
+    """Returns the largest value of each output channel of the kernels, by name."""
+    limits = {}
+    for layer in Graph(content).convolutions():
+        axis = layer.kernel.ndim - 1 if layer.depthwise else 0
+        others = tuple(other for other in range(layer.kernel.ndim) if other != axis)
+        limit = np.maximum(np.abs(layer.kernel).max(others, keepdims=True), 1e-12)
+        if layer.bias is not None and layer.source in ranges:
+            low, high = ranges[layer.source]
             # A channel that is all but dead would have steps so fine that its bias overflows.
-            least = 127 * np.abs(bias) * 255 / ((high - low) * 2**30)
-            limit = np.maximum(largest, np.maximum(least, 1e-12))
-            limits[kernel] = {"min": -limit, "max": limit}
+            least = 127 * np.abs(layer.bias) * 255 / ((high - low) * 2**30)
+            limit = np.maximum(limit, least.reshape(limit.shape))
+        limits[layer.kernel_name] = limit
     return limits
 
 

@@ -1,15 +1,17 @@
 """Accuracy-gated int8 quantization: the search for an int8 file that decides as the model does.
 
 A network is first quantized as a whole, with ranges that clip what hardly ever occurs and what
-a swish makes nothing of. Where that does not agree with the float network often enough, the
+a swish makes nothing of, and with weights that are rounded by what their layer gives
+(`int8_rounding` says how). Where that does not agree with the float network often enough, the
 channels of swishes are equalized (`tflite_graph` says how), those first whose rounding costs the
 logits most; and where that is not enough either, parts of the network stay in float32, again by
 what they cost the logits. The search sees calibration images alone. Whether its file is used is
 decided afterwards on others, see `verification.Gate`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from tqdm import tqdm
@@ -29,9 +31,14 @@ from keras_efficientnet.deploy.int8_quantizer import (
     with_input,
     with_uint8_ends,
 )
+from keras_efficientnet.deploy.int8_rounding import Rounding
+from keras_efficientnet.deploy.significance import wilson
 from keras_efficientnet.deploy.tflite_graph import INVERSE, UNSCALED, Graph, Swish
 from keras_efficientnet.task import SINGLE_LABEL, Task
 
+# Shares of a tensor's values that its range may leave out at either end: the one is taken that
+# does better.
+TAILS = (1e-4, 1e-5)
 # A swish whose equalization gains less than this, in dB, is left as it is: it would cost time.
 MIN_GAIN = 0.2
 # Equalization goes on up to this signal-to-noise ratio of the logits, in dB, even where agreement
@@ -98,7 +105,7 @@ def quantize_int8(
     search = _Search(content, images, task, reference or content, input_range)
     # At 0, nothing is asked.
     aim = min_agreement + min(1 - min_agreement, min_agreement) / 3
-    candidate = search.find(aim)
+    candidate = search.find(aim, min_agreement)
     report = search.report(candidate, min_agreement)
     if candidate.agreement < min_agreement:
         raise GateError(
@@ -138,7 +145,7 @@ class _Search:
         self.content, self.images, self.task = content, images, task
         graph = Graph(content)
         statistics = observe(content, images.ranges)
-        self.ranges = with_input(content, statistics.ranges(), input_range)
+        self.rounding = Rounding(content, images.ranges)
         self.equalized_ranges: dict[str, Range] = {}
         self.scales = channel_scales(graph.equalizable(), statistics)
         self.swishes = tuple(s for s in graph.equalizable() if s.tensors[0] in self.scales)
@@ -147,15 +154,36 @@ class _Search:
         self.logits = run(graph.content(), images.ranking)
         self.expected = run(reference, images.agreement)
         self.classifies = self.expected.ndim == 2 and self.expected.shape[1] > 1
+        self.ranges = self._best_ranges(
+            [with_input(content, statistics.ranges(tail), input_range) for tail in TAILS]
+        )
 
-    def find(self, aim: float) -> _Candidate:
+    def _best_ranges(self, choices: Sequence[dict[str, Range]]) -> dict[str, Range]:
+        """Returns the ranges that leave the logits nearest to those of the float network."""
+        graph = Graph(self.content)
+        graph.strip_softmax()
+
+        def signal_to_noise(ranges: dict[str, Range]) -> float:
+            file = quantize(graph.content(), ranges, rounding=self.rounding.apply)
+            return self._decibels(run(file, self.images.ranking))
+
+        return max(choices, key=signal_to_noise)
+
+    def find(self, aim: float, least_agreement: float) -> _Candidate:
         """Returns the first candidate that agrees as often as is aimed for, or else the best one.
 
-        Equalization, which costs little, goes on until the logits are near enough as well.
+        Equalization, which costs little, goes on until the logits are near enough as well. Where
+        even a network with every part in float32 agrees far less often than is asked for, as
+        where scores differ by less than a step of 8 bits, nothing is searched for.
         """
         best = candidate = self._try_candidate((), ())
         if not self.classifies or not aim:
             return candidate
+        if candidate.agreement < least_agreement:
+            all_in_float = self._try_candidate((), tuple(self.parts))
+            count = len(self.images.agreement)
+            if wilson(round(all_in_float.agreement * count), count).high < least_agreement:
+                return max(candidate, all_in_float, key=lambda each: each.agreement)
         for extend, least in ((self._equalize, MIN_SIGNAL_TO_NOISE), (self._keep_float, -np.inf)):
             extended = extend(candidate)
             while candidate.agreement < aim or candidate.signal_to_noise < least:
@@ -242,12 +270,20 @@ class _Search:
             ranges |= {name: self.equalized_ranges[name] for name in (*swish.tensors, *added)}
             if first in in_float:
                 in_float.append(first + UNSCALED)
-        return quantize(graph.content(), ranges, in_float)
+        scales = {
+            name: self.scales[swish.tensors[0]] for swish in swishes for name in swish.tensors
+        }
+        rounding = partial(self.rounding.apply, scales=scales, left_alone=frozenset(in_float))
+        return quantize(graph.content(), ranges, in_float, rounding)
 
     def _signal_to_noise(self, swishes: tuple[Swish, ...], parts: tuple[str, ...]) -> float:
         """Returns how far the logits lie above their error on the ranking images, in dB."""
+        return self._decibels(
+            run(self._quantized(swishes, parts, logits=True), self.images.ranking)
+        )
+
+    def _decibels(self, found: np.ndarray) -> float:
         expected = self.logits
-        found = run(self._quantized(swishes, parts, logits=True), self.images.ranking)
         if self.classifies:  # what all classes have in common decides nothing
             expected = expected - expected.mean(-1, keepdims=True)
             found = found - found.mean(-1, keepdims=True)

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -20,15 +20,16 @@ from keras_efficientnet.deploy.exportable import (
     Model,
     open_exportable,
 )
-from keras_efficientnet.deploy.int8_quantizer import Range, plain_int8
+from keras_efficientnet.deploy.int8_quantizer import Range, plain_int8, quantize_weights
+from keras_efficientnet.deploy.int8_rounding import Rounding
 from keras_efficientnet.deploy.int8_search import SearchImages, quantize_int8
 from keras_efficientnet.deploy.tflite_metadata import with_metadata
 from keras_efficientnet.errors import InputError, require
 from keras_efficientnet.native_logs import suppress_native_logs
 from keras_efficientnet.task import get_task
 
-Quantization = Literal["float32", "float16", "dynamic", "int8", "int16x8"]
-QUANTIZATIONS: tuple[Quantization, ...] = ("float32", "float16", "dynamic", "int8", "int16x8")
+Quantization = Literal["float32", "float16", "dynamic", "weight8", "int8", "int16x8"]
+QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 CALIBRATED: tuple[Quantization, ...] = ("int8", "int16x8")
 """Those whose ranges are taken from images."""
 
@@ -50,10 +51,12 @@ def export_tflite(
         path: of the .tflite file to write.
         description: its description, see `open_exportable`.
         quantize: `"float32"`; `"float16"` weights; `"dynamic"`, 8-bit weights that are
-            computed with in 8 bits where the runtime can; `"int8"`, everything in 8 bits
-            with uint8 images in and uint8 scores out; or `"int16x8"`, 16-bit activations
-            and 8-bit weights, with float images in and scores out.
-        calibration: for the last two, images that give the ranges of activations. From a
+            computed with in 8 bits where the runtime can; `"weight8"`, 8-bit weights that are
+            computed with in float32; `"int8"`, everything in 8 bits with uint8 images in and
+            uint8 scores out; or `"int16x8"`, 16-bit activations and 8-bit weights, with float
+            images in and scores out.
+        calibration: for `"weight8"`, images by which weights are rounded, to the nearest step
+            without any; for the last two, images that give the ranges of activations. From a
             `CalibrationSet`, int8 is searched for until it agrees with the network; from an array
             of prepared images `[count, height, width, channels]` in 0-255, the whole network is
             quantized without a search.
@@ -117,6 +120,8 @@ class LiteConverter:
         report = None
         if quantize == "float32":
             content = self._float32
+        elif quantize == "weight8":
+            content = self._weight8(calibration)
         elif quantize in CALIBRATED:
             search = isinstance(calibration, CalibrationSet)
             images = calibration.images if search else calibration
@@ -142,6 +147,15 @@ class LiteConverter:
     @cached_property
     def _float32(self) -> bytes:
         return _convert(self.network, self._batch)
+
+    def _weight8(self, calibration: CalibrationSet | np.ndarray | None) -> bytes:
+        if not isinstance(calibration, CalibrationSet):
+            images = np.empty((0, *self.network.shape)) if calibration is None else calibration
+            check_pixels(images, self.network.shape)
+            calibration = CalibrationSet(images, images[:0])
+        images = self.network.description.network_input(calibration.range_images)
+        rounding = Rounding(self._float32, images).apply if len(images) else None
+        return quantize_weights(self._float32, rounding)
 
     def _int8(self, calibration: CalibrationSet, search: bool) -> tuple[bytes, Int8Report | None]:
         network_input, epochs = self.network.description.network_input, self.options.qat_epochs

@@ -17,6 +17,7 @@ last digits of float32, and all channels of x' and y' use the range of their ten
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,35 @@ class Swish:
     tensors: tuple[str, ...]
     layer: str
     elements: int
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution:
+    """A convolution or a dense layer with constant weights.
+
+    Attributes:
+        output: name of its output.
+        source: name of its input.
+        kernel_name: name of its kernel.
+        kernel: `[outputs, height, width, inputs]`, `[outputs, inputs]` of a dense layer, or
+            `[1, height, width, outputs]` of a depthwise one.
+        bias: `[outputs]`, or None.
+        depthwise: whether every channel has weights of its own.
+        stride: in both directions.
+        same: whether its input is padded so that its output is as large, but for the stride.
+        plain: whether it has one group of inputs, or of a depthwise layer one output for each
+            input, no dilation, and the same stride in both directions.
+    """
+
+    output: str
+    source: str
+    kernel_name: str
+    kernel: np.ndarray
+    bias: np.ndarray | None
+    depthwise: bool
+    stride: int
+    same: bool
+    plain: bool
 
 
 class Graph:
@@ -169,23 +199,48 @@ class Graph:
                 for entry in signature.outputs:
                     entry.tensorIndex = last.inputs[0]
 
-    def biased(self) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
-        """Yields the names of input and kernel of each convolution with a bias.
-
-        With them, for each output channel, the kernel's largest absolute value and the bias, both
-        with as many axes as the kernel.
-        """
+    def convolutions(self) -> Iterator[Convolution]:
+        """Yields the convolutions and dense layers, in order."""
         for operator in self._graph.operators:
-            if not self._is(operator, *_CONVOLUTIONS) or len(operator.inputs) < 3:
+            if not self._is(operator, *_CONVOLUTIONS):
                 continue
-            kernel, bias = (self._values(operator.inputs[index]) for index in (1, 2))
-            if kernel is None or bias is None:
-                continue
-            axis = kernel.ndim - 1 if self._is(operator, "DEPTHWISE_CONV_2D") else 0
-            others = tuple(other for other in range(kernel.ndim) if other != axis)
-            largest = np.abs(kernel).max(others, keepdims=True)
             source, name = (self._name(operator.inputs[index]) for index in (0, 1))
-            yield source, name, largest, bias.reshape(largest.shape)
+            kernel = self._values(operator.inputs[1])
+            if kernel is None:
+                continue
+            has_bias = len(operator.inputs) > 2 and operator.inputs[2] >= 0
+            depthwise = self._is(operator, "DEPTHWISE_CONV_2D")
+            options, dense = operator.builtinOptions, kernel.ndim == 2
+            channels = self._tensor(operator.inputs[0]).shape[-1]
+            yield Convolution(
+                output=self._name(operator.outputs[0]),
+                source=source,
+                kernel_name=name,
+                kernel=kernel,
+                bias=self._values(operator.inputs[2]) if has_bias else None,
+                depthwise=depthwise,
+                stride=1 if dense else options.strideH,
+                same=not dense and options.padding == self._schema.Padding.SAME,
+                plain=kernel.shape[-1] == channels
+                and (
+                    dense
+                    or (options.strideH, options.dilationHFactor, options.dilationWFactor)
+                    == (options.strideW, 1, 1)
+                ),
+            )
+
+    def set_weights(self, output: str, kernel: np.ndarray, bias: np.ndarray | None) -> None:
+        """Replaces the weights of a convolution or dense layer.
+
+        Args:
+            output: name of its output.
+            kernel: of the same shape as before.
+            bias: likewise; None of a layer that has none.
+        """
+        operator = next(op for op in self._graph.operators if self._name(op.outputs[0]) == output)
+        self._set(operator, 1, kernel)
+        if bias is not None:
+            self._set(operator, 2, bias)
 
     def take_uint8(self) -> None:
         """Changes input and output of an int8 network to uint8."""
@@ -195,8 +250,9 @@ class Graph:
             tensor = self._tensor(inner)
             if tensor.type != kinds.INT8:
                 raise ValueError(f"tensor {self._name(inner)!r} is not int8")
-            outer = self._add_tensor(self._name(inner), tensor.shape)
-            tensor.name = (self._name(inner) + "_int8").encode()
+            name = self._name(inner)
+            tensor.name = self._unused(name + "_int8").encode()
+            outer = self._add_tensor(name, tensor.shape)
             new = self._tensor(outer)
             new.type, new.shapeSignature = kinds.UINT8, tensor.shapeSignature
             new.quantization = self._schema.QuantizationParametersT()
@@ -268,18 +324,23 @@ class Graph:
         """Multiplies a constant input of an operator, and of this operator alone."""
         if index >= len(operator.inputs) or operator.inputs[index] < 0:
             return  # without a bias
-        tensor = operator.inputs[index]
-        values = self._values(tensor)
+        values = self._values(operator.inputs[index])
         assert values is not None
+        self._set(operator, index, values * factors)
+
+    def _set(self, operator: Any, index: int, values: np.ndarray) -> None:
+        """Replaces a constant input of an operator, and of this operator alone."""
+        tensor = operator.inputs[index]
         # The converter keeps equal constants once.
         if len(self._consumers(tensor)) > 1:
             operator.inputs[index] = self._add_tensor(self._name(tensor), values.shape, values)
-            tensor = operator.inputs[index]
+            return
         buffer = self._tensor(tensor).buffer
         if sum(other.buffer == buffer for other in self._graph.tensors) > 1:
-            self._tensor(tensor).buffer = buffer = self._add_buffer(values)
-        data = np.ascontiguousarray(values * factors, np.float32).tobytes()
-        self._model.buffers[buffer].data = np.frombuffer(data, np.uint8)
+            self._tensor(tensor).buffer = self._add_buffer(values)
+        else:
+            data = np.ascontiguousarray(values, np.float32).tobytes()
+            self._model.buffers[buffer].data = np.frombuffer(data, np.uint8)
 
     def _is(self, operator: Any, *kinds: str) -> bool:
         code = self._model.operatorCodes[operator.opcodeIndex]
@@ -316,11 +377,17 @@ class Graph:
 
     def _add_tensor(self, name: str, shape: Any, values: np.ndarray | None = None) -> int:
         tensor = self._schema.TensorT()
-        tensor.name, tensor.shape = name.encode(), [int(size) for size in shape]
+        tensor.name, tensor.shape = self._unused(name).encode(), [int(size) for size in shape]
         tensor.type = self._schema.TensorType.FLOAT32
         tensor.buffer = self._add_buffer(values)
         self._graph.tensors.append(tensor)
         return len(self._graph.tensors) - 1
+
+    def _unused(self, name: str) -> str:
+        """Returns a name that no tensor has: ai-edge-quantizer knows tensors by their names."""
+        used = {tensor.name.decode() for tensor in self._graph.tensors}
+        candidates = (f"{name}_{number}" for number in count(2))
+        return next(each for each in chain([name], candidates) if each not in used)
 
     def _new_operator(self, kind: str, inputs: list[int], outputs: list[int]) -> Any:
         operator = self._schema.OperatorT()

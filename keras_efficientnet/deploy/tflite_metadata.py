@@ -8,6 +8,7 @@ packages that could do it have far more dependencies than it takes.
 
 import io
 import zipfile
+from collections.abc import Sequence
 from typing import Any
 
 import flatbuffers
@@ -81,6 +82,20 @@ def with_metadata(content: bytes, network: ExportableModel) -> bytes:
     return file.getvalue()
 
 
+def per_channel(description: ModelDescription) -> bool:
+    """Whether an application has to normalize every channel by other values.
+
+    MediaPipe's tasks refuse such a file: they know one mean and one deviation.
+    """
+    both = (description.pixel_mean, description.pixel_std)
+    return any(len(_values(values)) > 1 for values in both if values)
+
+
+def _values(of_channels: Sequence[float]) -> list[float]:
+    values = [float(value) for value in of_channels]
+    return values[:1] if len(set(values)) == 1 else values
+
+
 def _files(description: ModelDescription) -> dict[str, str]:
     """The associated files; they stay uncompressed, as readers demand."""
     files = {FILE_NAME: description.to_json()}
@@ -119,10 +134,11 @@ def _image(network: ExportableModel) -> "_Table":
     image = _Table("ImageProperties", default_size=_Table("ImageSize", width=width, height=height))
     if channels in _COLOR_SPACES:
         image.fields["color_space"] = _COLOR_SPACES[channels]
+    # One value where one says it: MediaPipe reads no more (see `per_channel`).
     normalization = _Table(
         "NormalizationOptions",
-        mean=[float(value) for value in description.pixel_mean or (0,)],
-        std=[float(value) for value in description.pixel_std or (1,)],
+        mean=_values(description.pixel_mean or (0,)),
+        std=_values(description.pixel_std or (1,)),
     )
     return _Table(
         "TensorMetadata",
