@@ -15,17 +15,19 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from keras_efficientnet import scaling
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.files import is_text
+from keras_efficientnet.spec import Interpolation
 from keras_efficientnet.task import SINGLE_LABEL, TASKS
 
 FILE_NAME = "keras_efficientnet.json"
 _ASSETS = "assets.extra"
+_INTERPOLATIONS = get_args(Interpolation)
 _TUPLES = ("class_names", "pixel_mean", "pixel_std")
 _TEXTS = ("variant", "summary", "author", "license", "data", "recipe", "listing")
 # Version 1 had no version and called the summary its description.
@@ -58,6 +60,7 @@ class ModelDescription:
         temperature: that the logits were divided by, in the classifier's own weights, so that
             probabilities fit held-out images; 1 where they were not.
         listing: `Dataset.listing` of the data that it was trained on; empty if unknown.
+        interpolation: by which images are resized at evaluation, see `data.images.prepare`.
     """
 
     variant: str
@@ -74,6 +77,7 @@ class ModelDescription:
     task: str = SINGLE_LABEL.name
     temperature: float = 1.0
     listing: str = ""
+    interpolation: Interpolation = "bicubic"
 
     def __post_init__(self):
         """Refuses values that a stranger's file could bring in, without repeating them."""
@@ -96,6 +100,10 @@ class ModelDescription:
                 "above 0",
             ),
             "task": (self.task in tuple(TASKS), f"one of {', '.join(TASKS)}"),
+            "interpolation": (
+                self.interpolation in _INTERPOLATIONS,
+                f"one of {', '.join(_INTERPOLATIONS)}",
+            ),
         }
         for name in _TEXTS:
             value = getattr(self, name)

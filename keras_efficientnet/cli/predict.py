@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from keras_efficientnet.cli.common import (
+    image_size_option,
     json_option,
     open_model,
     percent,
@@ -51,8 +52,9 @@ RESULT_SUFFIXES = (".csv", ".jsonl")
     type=click.IntRange(min=1),
     help="Threads that decode and classify images. [default: number of cores]",
 )
+@image_size_option
 @json_option
-def predict(model, paths, top, output, pictures, overwrite, workers, as_json):
+def predict(model, paths, output, pictures, as_json, **options):
     r"""Classify images with MODEL.
 
     MODEL is a .keras, .tflite or .onnx file or a SavedModel folder; class names and image
@@ -76,7 +78,8 @@ def predict(model, paths, top, output, pictures, overwrite, workers, as_json):
         raise InputError(f"--output {str(output)!r} must end in {' or '.join(RESULT_SUFFIXES)}.")
     files = list(_image_files(paths))
     left_out: list[dict[str, str]] = []
-    predictor = open_model(model, workers)
+    predictor = open_model(model, options["workers"], options["image_size"])
+    top, overwrite = options["top"], options["overwrite"]
     results = _classified(_answers(predictor, top, pictures, overwrite), files, left_out)
     if output:
         from keras_efficientnet.files import atomic_write

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from keras_efficientnet.errors import InputError, reason
+from keras_efficientnet.spec import Interpolation
 
 # TPU code, preprocessing.py: 224 of 256 pixels.
 PHOTO_CROP_FRACTION = 0.875
@@ -33,6 +34,7 @@ FORMATS = tuple(name for name in _SUFFIXES if name != "AVIF" or features.check_m
 SUFFIXES = tuple(suffix for name in FORMATS for suffix in _SUFFIXES[name])
 """Suffixes, in lower case, of the files that are taken for images in a folder."""
 
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 # A tag of TIFF files.
 _MAX_SAMPLE_VALUE = 281
@@ -81,13 +83,19 @@ def read(source: Any) -> Image.Image:
         raise InputError(f"{name} cannot be decoded: {why}.") from error
 
 
-def prepare(image: Image.Image, size: int, crop_fraction: float) -> np.ndarray:
-    """Takes the centre crop and resizes it, bicubic with antialiasing.
+def prepare(
+    image: Image.Image,
+    size: int,
+    crop_fraction: float,
+    interpolation: Interpolation = "bicubic",
+) -> np.ndarray:
+    """Takes the centre crop and resizes it with antialiasing.
 
     Args:
         image: RGB image of any size.
         size: side of the result in pixels.
         crop_fraction: side of the square crop over the image's shorter side, in (0, 1].
+        interpolation: by which it is resized.
 
     Returns:
         uint8 array `[size, size, 3]`.
@@ -96,7 +104,7 @@ def prepare(image: Image.Image, size: int, crop_fraction: float) -> np.ndarray:
     side = min(width, height) * crop_fraction
     left, top = (width - side) / 2, (height - side) / 2
     box = (left, top, left + side, top + side)
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+    return np.asarray(image.resize((size, size), _RESAMPLING[interpolation], box=box))
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
