@@ -15,17 +15,19 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from keras_efficientnet import scaling
 from keras_efficientnet.errors import RANGE, InputError, is_range
 from keras_efficientnet.files import is_text
+from keras_efficientnet.spec import Interpolation
 from keras_efficientnet.task import SINGLE_LABEL, TASKS
 
 FILE_NAME = "keras_efficientnet.json"
 _ASSETS = "assets.extra"
+_INTERPOLATIONS = get_args(Interpolation)
 _TUPLES = ("class_names", "pixel_mean", "pixel_std", "pixel_range")
 _TEXTS = ("variant", "summary", "author", "license", "data", "recipe", "listing")
 # Version 1 had no version and called the summary its description.
@@ -60,6 +62,7 @@ class ModelDescription:
         listing: `Dataset.listing` of the data that it was trained on; empty if unknown.
         pixel_range: values of wide pixels that it was trained to see as black and white, see
             `data.images.read`; None for those that a file itself names.
+        interpolation: by which images are resized at evaluation, see `data.images.prepare`.
     """
 
     variant: str
@@ -77,6 +80,7 @@ class ModelDescription:
     temperature: float = 1.0
     listing: str = ""
     pixel_range: tuple[float, float] | None = None
+    interpolation: Interpolation = "bicubic"
 
     def __post_init__(self):
         """Refuses values that a stranger's file could bring in, without repeating them."""
@@ -103,6 +107,10 @@ class ModelDescription:
                 f"{RANGE}, or null",
             ),
             "task": (self.task in tuple(TASKS), f"one of {', '.join(TASKS)}"),
+            "interpolation": (
+                self.interpolation in _INTERPOLATIONS,
+                f"one of {', '.join(_INTERPOLATIONS)}",
+            ),
         }
         for name in _TEXTS:
             value = getattr(self, name)

@@ -176,7 +176,8 @@ def explained(
 
     def read(file):
         image = images.read(file, description.pixel_range)
-        return [images.prepare(image, width, description.crop_fraction) for width in (size, side)]
+        crop, interpolation = description.crop_fraction, description.interpolation
+        return [images.prepare(image, width, crop, interpolation) for width in (size, side)]
 
     with atomic_write(folder, overwrite) as unfinished:
         unfinished.mkdir()

@@ -20,6 +20,7 @@ from typing import Literal
 BlockKind = Literal["mbconv", "fused_mbconv"]
 Activation = Literal["swish", "relu6", "relu"]
 Padding = Literal["same", "symmetric"]
+Interpolation = Literal["bicubic", "bilinear"]
 RGB = tuple[float, float, float]
 
 # TPU, main.py: 0.485, 0.456, 0.406 and 0.229, 0.224, 0.225 times 255.

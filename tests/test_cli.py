@@ -212,6 +212,17 @@ def test_predict_needs_nothing_but_the_file(answer, trained, photos, name):
         np.testing.assert_allclose(scores, [score for _, score in expected], atol=1e-6)
 
 
+@pytest.mark.slow
+def test_published_weights_are_exported_by_their_name(answer, tmp_path, monkeypatch):
+    """Into the folder that the command runs in, not into the cache."""
+    monkeypatch.chdir(tmp_path)
+    report = answer("export", "imagenet", "--json")
+    assert [file["name"] for file in report["files"]] == ["model_float32.tflite"]
+    found = read_description(tmp_path / "model_float32.tflite")
+    assert found
+    assert (found.image_size, found.class_names[0]) == (224, "tench")
+
+
 def test_export_and_tables(answer, trained, photos, tmp_path):
     labels = tmp_path / "names.txt"
     labels.write_text("bleu\nvert\nrouge\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -95,3 +96,37 @@ def test_data_are_known_by_what_they_are_and_not_by_where(photos, tmp_path):
     (tmp_path / "elsewhere" / "train" / NAMES[0] / "0.png").unlink()
     assert ke.data.load(f"folder:{tmp_path / 'elsewhere'}").listing != data.listing
     assert ke.data.load("digits").listing == ""
+
+
+def test_published_weights_know_imagenets_folders(command, tmp_path, monkeypatch):
+    """Which are called by WordNet IDs, or here by the classes' names."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "cache"))
+    synsets = list(ke.weights.imagenet_synsets())
+    assert synsets == sorted(synsets)
+    assert (synsets[281], ke.weights.imagenet_synsets()["n02123045"]) == ("n02123045", "tabby")
+    for name in ("n01440764", "tabby"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for index in range(2):
+            pixels = np.full((80, 90, 3), 60 * index, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{index}.png")
+    data = f"folder:{tmp_path / 'photos'}"
+    code, out, err = command("evaluate", "imagenet", "--data", data, "--json")
+    assert code == 0, err
+    assert {name: row["images"] for name, row in json.loads(out)["classes"].items()} == {
+        "tench": 2,
+        "tabby": 2,
+    }
+    code, _, err = command("evaluate", "imagenette", "--data", data)
+    assert code == 2
+    assert "'imagenette' does not exist" in err
+
+
+def test_a_guessed_size_is_said(command, photos, tmp_path):
+    path = tmp_path / "model.keras"
+    ke.EfficientNetLite1(input_shape=(None, None, 3), classes=3).save(path)
+    with pytest.warns(UserWarning, match="240 px are used"):
+        code, _, _ = command("evaluate", path, "--data", f"folder:{photos}")
+    assert code == 0
+    assert warnings.formatwarning("So.", UserWarning, "file.py", 1) == "Warning: So.\n"
+    code, _, _ = command("evaluate", path, "--data", f"folder:{photos}", "--image-size", 64)
+    assert code == 0

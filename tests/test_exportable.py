@@ -92,7 +92,7 @@ def transfer_of(model):
 
 def test_a_model_of_any_size_gets_the_one_that_is_named(small, photos):
     free = ke.EfficientNet(small, include_top=False)
-    with pytest.raises(InputError, match=r"any size; to export it, say which \(image_size\)"):
+    with pytest.raises(InputError, match=r"any size and does not say which; pass image_size"):
         open_exportable(free)
     network = open_exportable(free, {"image_size": 32})
     assert (network.shape, network.output_shape) == (
@@ -101,6 +101,17 @@ def test_a_model_of_any_size_gets_the_one_that_is_named(small, photos):
     )
     assert not network.classifies
     np.testing.assert_allclose(network.scores(photos), free.predict(photos, verbose=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_published_network_of_any_size_gets_its_own_and_says_so(nested):
+    options = {"include_top": False, "pooling": "avg"} if nested else {"classes": 2}
+    model = ke.EfficientNetLite2(input_shape=(None, None, 3), **options)
+    if nested:
+        model = transfer_of(model)
+    with pytest.warns(UserWarning, match="260 px are used, those of EfficientNet-Lite2"):
+        assert described(model).image_size == 260
+    assert described(model, {"image_size": 96}).image_size == 96
 
 
 def test_files_give_what_the_model_gives(model_files):

@@ -11,7 +11,9 @@ from PIL import Image
 
 import keras_efficientnet as ke
 from keras_efficientnet import InputError, deploy
+from keras_efficientnet.deploy.exportable import open_exportable
 from keras_efficientnet.deploy.runtime import BATCH_SIZE
+from keras_efficientnet.deploy.saved_model import prepare_encoded, save_keras
 from keras_efficientnet.description import read_description
 
 NAMES = ("chat", "犬", "лиса")
@@ -198,3 +200,48 @@ assert not {"keras", "tensorflow"} & set(sys.modules)
 """,
         model_files["float32"],
     )
+
+
+@pytest.mark.parametrize("name", ["model.keras", pytest.param("model", marks=pytest.mark.slow)])
+def test_a_file_of_any_size_gets_its_variants_and_says_so(name, tmp_path):
+    """A file of another package; at 224 px Lite2 is a point and more less accurate."""
+    model = ke.EfficientNetLite2(input_shape=(None, None, 3), classes=2)
+    path = tmp_path / name
+    model.save(path) if path.suffix else model.export(path, verbose=False)
+    with pytest.warns(UserWarning, match="260 px are used, those of EfficientNet-Lite2"):
+        predictor = ke.Predictor(path)
+    assert predictor.description.image_size == 260
+    with pytest.warns(UserWarning, match="260 px"):
+        assert open_exportable(path).shape == (260, 260, 3)
+    predictor = ke.Predictor(path, image_size=96)
+    assert predictor.prepare(np.zeros((300, 200), np.uint8)).shape == (96, 96, 3)
+
+
+def test_another_size_than_the_network_takes(model_files):
+    with pytest.raises(InputError, match=r"takes \(64, 64, 3\), and image_size is 96"):
+        ke.Predictor(model_files["float32"], image_size=96)
+
+
+def test_a_file_of_no_known_size_is_refused(small, tmp_path):
+    ke.EfficientNet(small, input_shape=(None, None, 3), classes=2).save(tmp_path / "model.keras")
+    with pytest.raises(InputError, match=r"any size and does not say which; pass image_size"):
+        ke.Predictor(tmp_path / "model.keras")
+
+
+def test_images_are_resized_as_the_file_says(small, tmp_path):
+    """And by a SavedModel's own operations alike."""
+    model = ke.EfficientNet(small, input_shape=(32, 32, 3), classes=2)
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 70, 3), np.uint8)
+    prepared = {}
+    for way in ("bicubic", "bilinear"):
+        path = tmp_path / f"{way}.keras"
+        save_keras(model, path, {"interpolation": way, "crop_fraction": 1.0})
+        prepared[way] = ke.Predictor(path).prepare(pixels)
+        expected = Image.fromarray(pixels).resize((32, 32), Image.Resampling[way.upper()])
+        np.testing.assert_array_equal(prepared[way], expected)
+        png = tf.io.encode_png(pixels)
+        by_tensorflow = prepare_encoded(png, 32, 1.0, way).numpy()
+        assert np.abs(by_tensorflow.astype(int) - prepared[way]).max() <= 1
+    assert (prepared["bicubic"] != prepared["bilinear"]).any()
+    with pytest.raises(InputError, match="interpolation of the description must be one of"):
+        read_description(path).replaced({"interpolation": "nearest"})

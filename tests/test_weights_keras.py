@@ -331,3 +331,15 @@ def test_a_file_is_near_a_variant_only_when_most_of_it_fits(small, tmp_path, run
     assert "fits no published variant, 3 channels in" in out
     ke.EfficientNetLite0(classes=3).save_weights(path)
     assert ke.weights.inspect(path).variant == "Lite0"
+
+
+@pytest.mark.slow
+def test_a_converted_file_says_how_it_is_evaluated(tmp_path):
+    """V2-S is resized bilinearly and whole (AML, preprocessing.py)."""
+    source, output = tmp_path / "s.weights.h5", tmp_path / "s.keras"
+    ke.EfficientNetV2S(input_shape=(32, 32, 3)).save_weights(source)
+    weights.convert(source, "V2-S", output)
+    found = read_description(output)
+    assert found
+    assert (found.image_size, found.crop_fraction, found.interpolation) == (384, 1.0, "bilinear")
+    assert found.class_names == weights.imagenet_classes()

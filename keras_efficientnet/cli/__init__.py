@@ -2,6 +2,8 @@
 
 import os
 import sys
+import warnings
+from typing import Any
 
 import click
 
@@ -27,6 +29,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 def main() -> None:
     """Entry point: bad input becomes one sentence and exit code 2, a failed run exit code 1."""
+    warnings.formatwarning = _one_line
     try:
         group.main(standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -51,6 +54,12 @@ def main() -> None:
             raise
         code = FAILED_RUN if error.errno in DISK_FULL else BAD_INPUT
         _fail(f"{error.strerror}: {error.filename or 'output'}.", code)
+
+
+def _one_line(message: Any, category: Any, *_: Any) -> str:
+    """Writes a warning for people: without the place in the code."""
+    kind = "Warning" if category is UserWarning else category.__name__
+    return f"{kind}: {message}\n"
 
 
 def _fail(message: str, code: int) -> None:

@@ -119,25 +119,47 @@ def trust_option(command: Callable) -> Callable:
     )(command)
 
 
-def open_model(model: Path, threads: int | None = None, trust: bool = False):
+def open_model(
+    model: Path,
+    threads: int | None = None,
+    *,
+    image_size: int | None = None,
+    trust: bool = False,
+):
     """Opens a model file, or published weights by their name, without TensorFlow's start-up notes.
 
     Args:
         model: path of a file or SavedModel folder, or a name as `weights.find_pretrained` takes.
         threads: see `Predictor`.
+        image_size: see `Predictor`.
         trust: see `Predictor`.
     """
     from keras_efficientnet.native_logs import suppress_native_logs
 
-    if not model.exists():  # else a LiteRT file needs no TensorFlow, whose import takes seconds
-        from keras_efficientnet.weights import is_pretrained, pretrained_file
-
-        if is_pretrained(str(model)):
-            model = pretrained_file(str(model))
+    model = model_file(model)
     with suppress_native_logs():
         from keras_efficientnet.deploy.predictor import Predictor
 
-        return Predictor(model, threads, trust=trust)
+        return Predictor(model, threads, image_size=image_size, trust=trust)
+
+
+def model_file(model: Path) -> Path:
+    """Returns the path of a model file, which published weights become by their name."""
+    from keras_efficientnet.native_logs import suppress_native_logs
+
+    if model.exists():  # a LiteRT file needs no TensorFlow, whose import takes seconds
+        return model
+    with suppress_native_logs():
+        from keras_efficientnet.weights import is_pretrained, pretrained_file
+
+        return pretrained_file(str(model)) if is_pretrained(str(model)) else model
+
+
+def image_size_option(command: Callable) -> Callable:
+    """Adds `--image-size`."""
+    return click.option(
+        "--image-size", type=int, help="Side of the input in pixels, of a model that takes any."
+    )(command)
 
 
 def print_files(report: "ExportReport") -> None:

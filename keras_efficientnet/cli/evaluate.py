@@ -8,6 +8,7 @@ import click
 from keras_efficientnet.cli.common import (
     DATA_HELP,
     data_options,
+    image_size_option,
     json_option,
     open_model,
     percent,
@@ -27,17 +28,18 @@ from keras_efficientnet.cli.common import (
     help="Which images. [default: test; all of data without splits, but of those that MODEL was "
     "trained on the part held out then]",
 )
+@image_size_option
 @trust_option
 @json_option
-def evaluate(model, load_data, split, trust, as_json):
+def evaluate(model, load_data, split, as_json, **opening):
     """Measure the accuracy of MODEL on held-out images.
 
-    MODEL is a .keras, .tflite or .onnx file or a SavedModel folder. Prints accuracy by class
-    and the most frequent confusions.
+    MODEL is a .keras, .tflite or .onnx file or a SavedModel folder, or the name of published
+    weights, see predict. Prints accuracy by class and the most frequent confusions.
     """
     from keras_efficientnet import deploy
 
-    predictor, data = open_model(model, trust=trust), load_data()
+    predictor, data = open_model(model, **opening), load_data()
     split = split or deploy.unseen_split(predictor, data)
     result = deploy.evaluate(predictor, data, split)
     which = "all images" if split == "all" else f"the images of the split {split}"

@@ -11,8 +11,10 @@ import click
 from keras_efficientnet.cli.common import (
     DATA_HELP,
     data_options,
+    image_size_option,
     import_tensorflow,
     json_option,
+    model_file,
     percent,
     print_files,
     print_json,
@@ -63,9 +65,7 @@ if TYPE_CHECKING:
     help="Passes over training images that fine-tune MODEL for int8, without labels.",
 )
 @click.option("--dynamic-batch", is_flag=True, help="Take any number of images at once, not one.")
-@click.option(
-    "--image-size", type=int, help="Side of the input in pixels, of a model that takes any."
-)
+@image_size_option
 @click.option(
     "--labels",
     type=click.Path(path_type=Path),
@@ -75,12 +75,16 @@ if TYPE_CHECKING:
 @click.option("--author", help="Likewise.")
 @click.option("--license", help="Likewise, such as Apache-2.0.")
 @click.option(
-    "--output", type=click.Path(path_type=Path), help="Folder to write into. [default: the model's]"
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder to write into. [default: that of MODEL; of published weights, this one]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 @json_option
 def export(model, formats, quantize, load_data, labels, output, as_json, **settings):
     """Convert MODEL, a .keras file or a SavedModel folder, and check every result.
+
+    Or MODEL is the name of published weights, such as imagenet:Lite2, see predict.
 
     Writes model.keras, saved_model/, model_QUANTIZE.tflite and model.onnx, as asked for, and
     a model card. Each is reloaded by a fresh interpreter and compared with MODEL before it is
@@ -93,6 +97,7 @@ def export(model, formats, quantize, load_data, labels, output, as_json, **setti
       keras-efficientnet export model.keras --quantize float16 --quantize int8 \\
           --calibration folder:photos
       keras-efficientnet export model.keras --format saved_model --format onnx
+      keras-efficientnet export imagenet:Lite2 --output phone
     """
     if quantize and "tflite" not in formats:
         raise InputError("--quantize goes with --format tflite.")
@@ -111,7 +116,7 @@ def export(model, formats, quantize, load_data, labels, output, as_json, **setti
     failure = None
     try:
         report = run(
-            model,
+            model_file(model),
             output or model.absolute().parent,
             formats,
             quantize or "float32",

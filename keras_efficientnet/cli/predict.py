@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from keras_efficientnet.cli.common import (
+    image_size_option,
     json_option,
     open_model,
     percent,
@@ -53,10 +54,11 @@ RESULT_SUFFIXES = (".csv", ".jsonl")
     type=click.IntRange(min=1),
     help="Threads that decode and classify images. [default: number of cores]",
 )
+@image_size_option
 @pixel_range_option
 @trust_option
 @json_option
-def predict(model, paths, top, output, pictures, overwrite, as_json, **reading):
+def predict(model, paths, output, pictures, as_json, **options):
     r"""Classify images with MODEL.
 
     MODEL is a .keras, .tflite or .onnx file or a SavedModel folder; class names and image
@@ -80,9 +82,11 @@ def predict(model, paths, top, output, pictures, overwrite, as_json, **reading):
         raise InputError(f"--output {str(output)!r} must end in {' or '.join(RESULT_SUFFIXES)}.")
     files = list(_image_files(paths))
     left_out: list[dict[str, str]] = []
-    predictor = open_model(model, reading["workers"], reading["trust"])
-    if limits := reading["pixel_range"]:
+    opening = {name: options[name] for name in ("image_size", "trust")}
+    predictor = open_model(model, options["workers"], **opening)
+    if limits := options["pixel_range"]:
         predictor.description = predictor.description.replaced({"pixel_range": limits})
+    top, overwrite = options["top"], options["overwrite"]
     results = _classified(_answers(predictor, top, pictures, overwrite), files, left_out)
     if output:
         from keras_efficientnet.files import atomic_write

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from keras_efficientnet.errors import InputError, reason
+from keras_efficientnet.spec import Interpolation
 
 # TPU code, preprocessing.py: 224 of 256 pixels.
 PHOTO_CROP_FRACTION = 0.875
@@ -49,6 +50,7 @@ ACCEPTED = f"{', '.join(FORMATS)} files are read" + (
 
 PixelRange = tuple[float, float]
 """The values that become black and white, of images with more than 8 bits per channel."""
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 # Tags of TIFF files.
 _PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339
@@ -153,13 +155,19 @@ def require_pixels(array: np.ndarray, name: str = "an image array") -> None:
         )
 
 
-def prepare(image: Image.Image, size: int, crop_fraction: float) -> np.ndarray:
-    """Takes the centre crop and resizes it, bicubic with antialiasing.
+def prepare(
+    image: Image.Image,
+    size: int,
+    crop_fraction: float,
+    interpolation: Interpolation = "bicubic",
+) -> np.ndarray:
+    """Takes the centre crop and resizes it with antialiasing.
 
     Args:
         image: RGB image of any size.
         size: side of the result in pixels.
         crop_fraction: side of the square crop over the image's shorter side, in (0, 1].
+        interpolation: by which it is resized.
 
     Returns:
         uint8 array `[size, size, 3]`.
@@ -168,7 +176,7 @@ def prepare(image: Image.Image, size: int, crop_fraction: float) -> np.ndarray:
     side = min(width, height) * crop_fraction
     left, top = (width - side) / 2, (height - side) / 2
     box = (left, top, left + side, top + side)
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+    return np.asarray(image.resize((size, size), _RESAMPLING[interpolation], box=box))
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

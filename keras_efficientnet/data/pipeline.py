@@ -18,6 +18,7 @@ from keras_efficientnet.data.augment import (
 from keras_efficientnet.data.crop import AREA_RANGE, random_resized_crop
 from keras_efficientnet.data.dataset import Dataset, Examples
 from keras_efficientnet.errors import InputError, require
+from keras_efficientnet.spec import Interpolation
 
 POLICIES = ("none", "rand", "auto")
 # A split is kept in memory as pixels; of a larger one, evenly spaced images are.
@@ -213,7 +214,11 @@ def _mix(pixels, labels, key, augmentation: Augmentation, shard: tuple[int, int]
 
 
 def evaluation_arrays(
-    examples: Examples, size: int, crop_fraction: float, limit: int
+    examples: Examples,
+    size: int,
+    crop_fraction: float,
+    limit: int,
+    interpolation: Interpolation = "bicubic",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Prepares images as in evaluation, in order.
 
@@ -222,6 +227,7 @@ def evaluation_arrays(
         size: side in pixels.
         crop_fraction: see `images.prepare`.
         limit: largest number of images; of a larger split, evenly spaced ones are taken.
+        interpolation: see `images.prepare`.
 
     Returns:
         uint8 `[count, size, size, 3]` and int labels `[count]`.
@@ -231,7 +237,7 @@ def evaluation_arrays(
         raise InputError("There are no held-out images to evaluate on.")
     pixels, labels = [], []
     for image, label in examples.some(spread(len(examples), count)):
-        pixels.append(images.prepare(image, size, crop_fraction))
+        pixels.append(images.prepare(image, size, crop_fraction, interpolation))
         labels.append(label)
     return np.stack(pixels), np.asarray(labels)
 

@@ -15,6 +15,7 @@ from keras_efficientnet.data import images as image_files
 from keras_efficientnet.data import pipeline
 from keras_efficientnet.data.dataset import Dataset, Examples
 from keras_efficientnet.errors import InputError
+from keras_efficientnet.spec import Interpolation
 
 # Number of images in each part, at most. The search ranks and counts on every candidate.
 RANGE_IMAGES = 100
@@ -73,6 +74,7 @@ class CalibrationSet:
         held_out: tuple[np.ndarray, np.ndarray] | None = None,
         class_names: tuple[str, ...] | None = None,
         training: bool = False,
+        interpolation: Interpolation = "bicubic",
     ) -> "CalibrationSet":
         """Takes calibration images from the training split and the gate's from the held-out one.
 
@@ -87,11 +89,12 @@ class CalibrationSet:
                 Gate images of classes that it does not name have no labels.
             training: whether images for quantization-aware fine-tuning are needed, which are
                 many more.
+            interpolation: see `data.images.prepare`.
         """
         count = SEARCH_IMAGES + (TRAINING_IMAGES if training else RANGE_IMAGES)
-        images, labels = _prepared(data.train, count, image_size, crop_fraction)
+        images, labels = _prepared(data.train, count, image_size, crop_fraction, interpolation)
         gate_images, gate_labels = held_out or pipeline.evaluation_arrays(
-            data.test, image_size, crop_fraction, GATE_IMAGES
+            data.test, image_size, crop_fraction, GATE_IMAGES, interpolation
         )
         if class_names is not None:
             known = set(data.class_names) <= set(class_names)
@@ -232,7 +235,7 @@ def check_pixels(images: np.ndarray, shape: tuple[int, ...]) -> None:
 
 
 def _prepared(
-    examples: Examples, count: int, size: int, crop_fraction: float
+    examples: Examples, count: int, size: int, crop_fraction: float, interpolation: Interpolation
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns a sample of prepared images and their class indices."""
     labels = examples.known_labels
@@ -240,7 +243,7 @@ def _prepared(
     chosen = np.sort(order[:count]).tolist()
     pixels, classes = [], []
     for image, label in examples.some(chosen):
-        pixels.append(image_files.prepare(image, size, crop_fraction))
+        pixels.append(image_files.prepare(image, size, crop_fraction, interpolation))
         classes.append(label)
     return np.stack(pixels), np.asarray(classes)
 

@@ -15,6 +15,7 @@ from keras_efficientnet.deploy.predictor import Predictor
 from keras_efficientnet.deploy.runtime import BATCH_SIZE
 from keras_efficientnet.errors import InputError, require_choice
 from keras_efficientnet.task import SINGLE_LABEL, Task, get_task
+from keras_efficientnet.weights.imagenet import imagenet_classes, imagenet_synsets
 
 MOST_CONFUSED = 20
 
@@ -135,7 +136,7 @@ def evaluate(predictor: Predictor, data: Dataset, split: str = "test") -> Evalua
 
     Args:
         predictor: the model. Its classes are matched with the data's by name, or by
-            index where the file carries no names.
+            index where the file carries no names; those of ImageNet also by WordNet ID.
         data: whose images are used, prepared as the model was evaluated in training.
         split: `"train"`, `"val"` or `"test"`, or `"all"` for all of them.
 
@@ -148,6 +149,8 @@ def evaluate(predictor: Predictor, data: Dataset, split: str = "test") -> Evalua
     known = description.class_names or data.class_names
     # Model files of other packages may have names in another Unicode form.
     indices = {class_name(name): index for index, name in enumerate(known)}
+    if known == imagenet_classes():
+        indices |= {synset: index for index, synset in enumerate(imagenet_synsets())}
     if missing := sorted(set(data.class_names) - set(indices)):
         raise InputError(
             f"The data's class {missing[0]!r} is not among the model's: {', '.join(known[:10])}"
@@ -159,7 +162,12 @@ def evaluate(predictor: Predictor, data: Dataset, split: str = "test") -> Evalua
     with tqdm(total=sum(map(len, chosen)), unit="img", desc="Evaluating", leave=False) as bar:
         while batch := list(islice(examples, BATCH_SIZE)):
             pixels = [
-                images.prepare(image, description.image_size, description.crop_fraction)
+                images.prepare(
+                    image,
+                    description.image_size,
+                    description.crop_fraction,
+                    description.interpolation,
+                )
                 for image, _ in batch
             ]
             scores = predictor.scores(np.stack(pixels))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,8 +18,9 @@ from keras_efficientnet.deploy.runtime import BATCH_SIZE
 from keras_efficientnet.deploy.saved_model_check import check_saved_model
 from keras_efficientnet.description import ModelDescription, read_description
 from keras_efficientnet.errors import InputError, reason
-from keras_efficientnet.model import pixel_statistics
+from keras_efficientnet.model import find_network, pixel_statistics
 from keras_efficientnet.spec import VariantSpec
+from keras_efficientnet.weights import inspect, structure
 
 Model = Any
 """A Keras model, the path of a .keras file or of a SavedModel folder, or a `ExportableModel`."""
@@ -141,14 +143,16 @@ def described(
         known: what the model's file says of itself.
 
     Raises:
-        InputError: if nothing says how large the images are.
+        InputError: if nothing says how large the images are. A network of a published variant
+            that takes any size gets the variant's, with a warning.
     """
     height, _, channels = model.input_shape[1:]
     known, fields = _parts(description, known)
     if known is None:
         variant = _variant(model.name)
         name = variant.name if variant else model.name
-        known = ModelDescription(name, (), _size(model.name, height, fields), PHOTO_CROP_FRACTION)
+        size = height or fields.get("image_size") or usual_size(model.name, structure_of(model))
+        known = ModelDescription(name, (), size, PHOTO_CROP_FRACTION)
     found = known.replaced(fields)
     if found.pixel_mean is None:
         variant = None if normalizes(model) else _variant(found.variant)
@@ -177,13 +181,40 @@ def _variant(name: str) -> VariantSpec | None:
         return None
 
 
-def _size(name: str, given: int | None, fields: Mapping[str, Any]) -> int:
-    size = given or fields.get("image_size")
-    if size is None:
+def structure_of(model: keras.Model) -> str | None:
+    """Returns the published variant that a model is, or has inside; None if there is none."""
+    try:
+        return structure.matching_variant(find_network(model))
+    except InputError:
+        return None
+
+
+def structure_of_file(path: Path) -> str | None:
+    """Returns the published variant whose weights a file holds; None if there is none."""
+    try:
+        found = inspect(path)
+    except InputError:
+        return None
+    return found.variant if found.fits else None
+
+
+def usual_size(name: str, variant: str | None) -> int:
+    """Returns the image size of a variant, for a model that takes any, and warns of it.
+
+    Raises:
+        InputError: if the model is of no published variant.
+    """
+    if variant is None:
         raise InputError(
-            f"Model {name!r} takes images of any size; to export it, say which (image_size), or "
-            "build it with a fixed height and width."
+            f"Model {name!r} takes images of any size and does not say which; pass image_size "
+            "(--image-size), or build it with a fixed height and width."
         )
+    size = scaling.get_variant(variant).resolution
+    warnings.warn(
+        f"Model {name!r} takes images of any size and does not say which; {size} px are used, "
+        f"those of EfficientNet-{variant}. image_size (--image-size) sets another.",
+        stacklevel=2,
+    )
     return size
 
 
@@ -237,7 +268,8 @@ def _from_saved_model(
     _check_images(name, given)
     known, fields = _parts(description, known)
     if known is None:
-        size = _size(name, next(iter(given)), fields)
+        size = next(iter(given)) or fields.get("image_size")
+        size = size or usual_size(name, structure_of_file(path))
         known = ModelDescription("unknown", (), size, PHOTO_CROP_FRACTION, (0.0,), (1.0,))
     found = known.replaced(fields)
     shape = _fixed_shape(name, given, found.image_size)

@@ -252,6 +252,7 @@ def _calibration_set(
             description.crop_fraction,
             class_names=description.class_names or (calibration.class_names if same else ()),
             training=training,
+            interpolation=description.interpolation,
         )
     elif not isinstance(calibration, CalibrationSet):
         calibration = CalibrationSet.from_array(calibration)

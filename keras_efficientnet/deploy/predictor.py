@@ -67,15 +67,25 @@ class Predictor:
         trust: open a .tflite file without having tried it in a child process first, which may end
             where this one may not (`tflite_check`). A file that was tried or exported here
             before is not tried again.
+        image_size: side of the images in pixels, of a network that takes any. None for what the
+            file says of itself, or where it says nothing, for its variant's, with a warning.
 
     Raises:
-        InputError: if the file is missing, damaged or not an image classifier.
+        InputError: if the file is missing, damaged or not an image classifier, or nothing says
+            how large the images are.
     """
 
     description: ModelDescription
     threads: int
 
-    def __init__(self, path: str | os.PathLike, threads: int | None = None, *, trust: bool = False):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        threads: int | None = None,
+        *,
+        image_size: int | None = None,
+        trust: bool = False,
+    ):
         path = Path(path)
         if not path.exists():
             raise InputError(f"Model {str(path)!r} does not exist.")
@@ -96,14 +106,28 @@ class Predictor:
                 f"Model {str(path)!r} gives {self._runner.output_shape} for an image, not one "
                 "score for each class."
             )
-        self.description = description or ModelDescription(
+        fields = {} if image_size is None else {"image_size": image_size}
+        description = description or self._undescribed(path, fields)
+        self.description = description.replaced(fields)
+        if shape[:2] != (None, None) and shape[:2] != (self.description.image_size,) * 2:
+            size = self.description.image_size
+            other = f"image_size is {size}" if image_size else "says otherwise of itself"
+            raise InputError(f"Model {str(path)!r} takes {shape}, and {other}.")
+
+    def _undescribed(self, path: Path, fields: dict[str, int]) -> ModelDescription:
+        """Describes a file that does not do so itself, with what its network shows."""
+        # A .tflite file that does is run without Keras.
+        from keras_efficientnet.deploy.exportable import described, structure_of_file, usual_size
+
+        if self._runner.keras_model is not None:
+            return described(self._runner.keras_model, fields)
+        size = self._runner.input_shape[0] or fields.get("image_size")
+        return ModelDescription(
             variant="unknown",
             class_names=(),
-            image_size=shape[0] or 224,
+            image_size=size or usual_size(str(path), structure_of_file(path)),
             crop_fraction=images.PHOTO_CROP_FRACTION,
         )
-        if shape[:2] != (None, None) and shape[:2] != (self.description.image_size,) * 2:
-            raise InputError(f"Model {str(path)!r} takes {shape}, and says otherwise of itself.")
 
     @overload
     def classify(
@@ -188,7 +212,12 @@ class Predictor:
                 "Pillow image or a NumPy array can."
             )
         image = images.read(source, self.description.pixel_range)
-        return images.prepare(image, self.description.image_size, self.description.crop_fraction)
+        return images.prepare(
+            image,
+            self.description.image_size,
+            self.description.crop_fraction,
+            self.description.interpolation,
+        )
 
     def scores(self, prepared: np.ndarray) -> np.ndarray:
         """Runs the network on prepared images.

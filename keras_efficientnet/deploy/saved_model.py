@@ -30,10 +30,13 @@ from keras_efficientnet.deploy.exportable import (
 from keras_efficientnet.description import ModelDescription, write_description
 from keras_efficientnet.errors import InputError, reason
 from keras_efficientnet.native_logs import suppress_native_logs
+from keras_efficientnet.spec import Interpolation
 
 BEST = 5
 """Classes that `serve_encoded` gives for an image, or all where there are fewer."""
 EXIF_BYTES = 2**16
+# TensorFlow's names of what Pillow does.
+_KERNELS = {"bicubic": "keyscubic", "bilinear": "triangle"}
 
 # Of a BMP file: its header, the masks of blue, green and red in their usual order, and what a grey
 # file has for colours.
@@ -140,7 +143,12 @@ def _serve_encoded(encoded, network: ExportableModel, serve, output: str) -> dic
 
     description = network.description
     images = tf.map_fn(
-        lambda content: prepare_encoded(content, description.image_size, description.crop_fraction),
+        lambda content: prepare_encoded(
+            content,
+            description.image_size,
+            description.crop_fraction,
+            description.interpolation,
+        ),
         encoded,
         fn_output_signature=tf.TensorSpec(network.shape, tf.uint8),
     )
@@ -153,13 +161,16 @@ def _serve_encoded(encoded, network: ExportableModel, serve, output: str) -> dic
     return {"labels": tf.gather(labels, best), "scores": scores}
 
 
-def prepare_encoded(content, size: int, crop_fraction: float):
+def prepare_encoded(
+    content, size: int, crop_fraction: float, interpolation: Interpolation = "bicubic"
+):
     """Decodes and prepares an image in TensorFlow operations: `images.read` and `images.prepare`.
 
     Args:
         content: a scalar string, the content of a JPEG, PNG, BMP or WebP file.
         size: side of the result in pixels.
         crop_fraction: see `images.prepare`.
+        interpolation: likewise.
 
     Returns:
         uint8 `[size, size, 3]`.
@@ -184,7 +195,7 @@ def prepare_encoded(content, size: int, crop_fraction: float):
         size=[size, size],
         scale=scale,
         translation=-scale * (extent - side) / 2,
-        kernel_type="keyscubic",  # Pillow's bicubic
+        kernel_type=_KERNELS[interpolation],
         antialias=True,
     )
     # Bicubic overshoots at edges; half a level more makes the cast round.

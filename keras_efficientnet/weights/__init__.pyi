@@ -5,9 +5,10 @@ from .conversion import Inspection as Inspection
 from .conversion import convert as convert
 from .conversion import inspect as inspect
 from .download import fetch as fetch
+from .imagenet import imagenet_classes as imagenet_classes
+from .imagenet import imagenet_synsets as imagenet_synsets
 from .loading import load_weights as load_weights
 from .matching import LoadReport as LoadReport
-from .pretrained import imagenet_classes as imagenet_classes
 from .pretrained import open_pretrained as open_pretrained
 from .pretrained import pretrained_file as pretrained_file
 from .readers import open_weight_file as open_weight_file

@@ -14,7 +14,7 @@ from keras_efficientnet.weights import matching, structure
 from keras_efficientnet.weights.matching import LoadReport
 from keras_efficientnet.weights.pretrained import describe
 from keras_efficientnet.weights.readers import open_weight_file
-from keras_efficientnet.weights.registry import google_crop
+from keras_efficientnet.weights.registry import google_evaluation
 from keras_efficientnet.weights.weight_file import Origin, WeightFile
 
 # Share of a file's tensors that fit a variant, from which it is said to be near.
@@ -95,7 +95,8 @@ def convert(
 
     The network that carries the weights has the file's classes, input channels, padding
     and epsilon, and takes images of any size. A `.keras` file keeps all of these, and a
-    description with the variant's image size and, of 1,000 classes, ImageNet's names.
+    description with the variant's image size, the crop and interpolation that Google
+    evaluates it with and, of 1,000 classes, ImageNet's names.
 
     Args:
         source: a file that `load_weights` accepts.
@@ -130,8 +131,10 @@ def convert(
         matching.assign(network, values)
         if path.endswith(".keras"):
             network.save(unfinished)
-            crop_fraction = google_crop(variant.resolution)
-            write_description(unfinished, describe(variant, classes, crop_fraction))
+            usual = google_evaluation(variant)
+            crop_fraction, interpolation = usual["crop_fraction"], usual["interpolation"]
+            described = describe(variant, classes, crop_fraction, interpolation)
+            write_description(unfinished, described)
         else:
             network.save_weights(unfinished)
     return report

@@ -1,6 +1,6 @@
 """Networks with published weights by name, ready to classify photos."""
 
-import functools
+import dataclasses
 from pathlib import Path
 
 import keras
@@ -9,21 +9,13 @@ from keras_efficientnet import model
 from keras_efficientnet._version import __version__
 from keras_efficientnet.description import ModelDescription, write_description
 from keras_efficientnet.files import atomic_write
-from keras_efficientnet.spec import VariantSpec
+from keras_efficientnet.spec import Interpolation, VariantSpec
 from keras_efficientnet.weights import download
+from keras_efficientnet.weights.imagenet import imagenet_classes
 from keras_efficientnet.weights.loading import load_weights
 from keras_efficientnet.weights.registry import find_pretrained
 
 IMAGENET_CLASSES = 1000
-
-
-@functools.cache
-def imagenet_classes() -> tuple[str, ...]:
-    """Returns the 1,000 class names of ImageNet-1k, in the order of Keras and torchvision.
-
-    Each is the first word of its WordNet synset, or two words where that would not be unique.
-    """
-    return tuple(Path(__file__).with_name("imagenet_classes.txt").read_text("utf-8").splitlines())
 
 
 def open_pretrained(name: str) -> tuple[keras.Model, ModelDescription]:
@@ -44,7 +36,8 @@ def open_pretrained(name: str) -> tuple[keras.Model, ModelDescription]:
     load_weights(network, entry.name)
     stated = f", top-1 {entry.top1:g} % on ImageNet" if entry.top1 else ""
     summary = f"Published weights '{entry.name}' ({entry.source}{stated})."
-    return network, describe(entry.spec(), entry.classes, entry.crop_fraction, summary)
+    found = describe(entry.spec(), entry.classes, entry.crop_fraction, entry.interpolation)
+    return network, dataclasses.replace(found, summary=summary)
 
 
 def pretrained_file(name: str) -> Path:
@@ -70,7 +63,7 @@ def pretrained_file(name: str) -> Path:
 
 
 def describe(
-    variant: VariantSpec, classes: int | None, crop_fraction: float, summary: str = ""
+    variant: VariantSpec, classes: int | None, crop_fraction: float, interpolation: Interpolation
 ) -> ModelDescription:
     """Describes a network that has the preprocessing inside; 1,000 classes are ImageNet's."""
     return ModelDescription(
@@ -80,5 +73,5 @@ def describe(
         crop_fraction=crop_fraction,
         pixel_mean=(0.0,),
         pixel_std=(1.0,),
-        summary=summary,
+        interpolation=interpolation,
     )

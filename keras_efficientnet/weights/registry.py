@@ -20,12 +20,12 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from keras_efficientnet import scaling, spec
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.scaling import Variant
-from keras_efficientnet.spec import PIXELS, Padding, Pixels, VariantSpec
+from keras_efficientnet.spec import PIXELS, Interpolation, Padding, Pixels, VariantSpec
 
 # Its weights come with the package.
 DEFAULT_VARIANT = "Lite0"
@@ -94,7 +94,7 @@ class PretrainedWeights:
     size: int
     crop_fraction: float
     pixels: Pixels
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
     notop: RemoteFile | None = None
     packaged: PackagedFile | None = None
     classes: int = 1000
@@ -258,25 +258,27 @@ def _keras() -> Iterator[PretrainedWeights]:
                 top1,
                 RemoteFile(f"{url}.h5", md5),
                 notop=RemoteFile(f"{url}_notop.h5", notop_md5),
-                **_google_evaluation(variant),
+                **google_evaluation(spec.VARIANTS[variant]),
             )
 
 
-def _google_evaluation(variant: str, size: int | None = None) -> dict[str, Any]:
+def google_evaluation(variant: VariantSpec) -> dict[str, Any]:
     """Returns size, crop, interpolation and pixels of weights trained on ImageNet-1k.
 
     TPU crops `size / (size + 32)` of the shorter side. AML resizes bilinearly and crops no
     image of 320 px or more; for V2-B0 to B3 it uses TPU's preprocessing ("effnetv1_").
     """
-    size = size or spec.VARIANTS[variant].resolution
-    if variant in ("V2-S", "V2-M", "V2-L", "V2-XL"):
+    size = variant.resolution
+    if variant.name in ("V2-S", "V2-M", "V2-L", "V2-XL"):
         whole = {"crop_fraction": 1.0, "interpolation": "bilinear"}
         return {"size": size, "pixels": PIXELS["v2"], **whole}
-    pixels = PIXELS["lite"] if variant.startswith("Lite") else PIXELS["imagenet"]
-    return {"size": size, "crop_fraction": google_crop(size), "pixels": pixels}
+    pixels = PIXELS["lite"] if variant.name.startswith("Lite") else PIXELS["imagenet"]
+    crop_fraction = _google_crop(size)
+    usual = {"crop_fraction": crop_fraction, "interpolation": "bicubic"}
+    return {"size": size, "pixels": pixels, **usual}
 
 
-def google_crop(size: int) -> float:
+def _google_crop(size: int) -> float:
     """Returns the share of the shorter side that Google's code crops at evaluation."""
     return size / (size + 32)
 
@@ -284,7 +286,9 @@ def google_crop(size: int) -> float:
 def _tpu() -> Iterator[PretrainedWeights]:
     def checkpoint(variant: str, name: str, file: str, top1: float, **others) -> PretrainedWeights:
         remote = RemoteFile(f"{_TPU}{file}.tar.gz")
-        options = {**_google_evaluation(variant, others.pop("size", None)), **others}
+        size = others.get("size", spec.VARIANTS[variant].resolution)
+        evaluated = dataclasses.replace(spec.VARIANTS[variant], resolution=size)
+        options = {**google_evaluation(evaluated), **others}
         return PretrainedWeights(variant, name, "TPU", top1, remote, **options)
 
     for name, (file, accuracies) in _TPU_FILES.items():
@@ -309,7 +313,7 @@ def _automl() -> Iterator[PretrainedWeights]:
     """AML trained on 21k like V2-S on 1k, and resized whole images to fine-tune."""
     for size in ("B0", "B1", "B2", "B3", "S", "M", "L", "XL"):
         side = spec.VARIANTS[f"V2-{size}"].resolution
-        crop = 1.0 if side >= _AML_UNCROPPED_SIZE else google_crop(side)
+        crop = 1.0 if side >= _AML_UNCROPPED_SIZE else _google_crop(side)
         for name, top1, classes, crop_fraction, pixels in (
             ("imagenet21k", None, _IMAGENET_21K_CLASSES, crop, PIXELS["v2"]),
             ("imagenet21k-ft1k", _V2_TOP1_21K.get(size), 1000, 1.0, PIXELS["inception"]),
