@@ -243,5 +243,7 @@ def test_images_are_resized_as_the_file_says(small, tmp_path):
         by_tensorflow = prepare_encoded(png, 32, 1.0, way).numpy()
         assert np.abs(by_tensorflow.astype(int) - prepared[way]).max() <= 1
     assert (prepared["bicubic"] != prepared["bilinear"]).any()
+    known = read_description(path)
+    assert known
     with pytest.raises(InputError, match="interpolation of the description must be one of"):
-        read_description(path).replaced({"interpolation": "nearest"})
+        known.replaced({"interpolation": "nearest"})
