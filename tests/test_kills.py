@@ -10,7 +10,7 @@ import pytest
 CAMPAIGN = Path(__file__).parent / "campaigns" / "kills.py"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(sys.platform != "linux", reason="it forks and looks at process groups")
 def test_killed_work_is_finished_right(tmp_path):
     figures = tmp_path / "kills.jsonl"

@@ -15,8 +15,8 @@ import keras_efficientnet as ke
 from keras_efficientnet import spec, weights
 from keras_efficientnet.description import read_description
 
-SLOW = ("B1", "B2", "B3", "B4", "B7", "V2-B1", "V2-B2", "V2-B3", "V2-S")
-EXHAUSTIVE = ("B5", "B6", "V2-M", "V2-L")
+SLOW = ("B3", "V2-S")
+EXHAUSTIVE = ("B1", "B2", "B4", "B5", "B6", "B7", "V2-B1", "V2-B2", "V2-B3", "V2-M", "V2-L")
 LAYOUTS = ("model.weights.h5", "model.keras", "model.h5", "saved_model")
 EXPORTED = pytest.param("saved_model", marks=pytest.mark.slow)
 

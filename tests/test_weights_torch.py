@@ -63,13 +63,13 @@ def torch_trained(name, **changes):
     ("variant", "name"),
     [
         ("B0", "tf_efficientnet_b0"),
-        pytest.param("B4", "tf_efficientnet_b4", marks=pytest.mark.slow),
+        pytest.param("B4", "tf_efficientnet_b4", marks=pytest.mark.exhaustive),
         ("Lite0", "tf_efficientnet_lite0"),
-        pytest.param("Lite3", "tf_efficientnet_lite3", marks=pytest.mark.slow),
+        pytest.param("Lite3", "tf_efficientnet_lite3", marks=pytest.mark.exhaustive),
         ("EdgeTPU-S", "tf_efficientnet_es"),
-        pytest.param("EdgeTPU-L", "tf_efficientnet_el", marks=pytest.mark.slow),
+        pytest.param("EdgeTPU-L", "tf_efficientnet_el", marks=pytest.mark.exhaustive),
         pytest.param("V2-B0", "tf_efficientnetv2_b0", marks=pytest.mark.slow),
-        pytest.param("V2-S", "tf_efficientnetv2_s", marks=pytest.mark.slow),
+        pytest.param("V2-S", "tf_efficientnetv2_s", marks=pytest.mark.exhaustive),
     ],
 )
 def test_timm_networks_from_tensorflow(variant, name, tmp_path):
@@ -91,7 +91,7 @@ def test_timm_networks_from_tensorflow(variant, name, tmp_path):
     ("variant", "name"),
     [
         ("B0", "efficientnet_b0"),
-        pytest.param("B3", "efficientnet_b3", marks=pytest.mark.slow),
+        pytest.param("B3", "efficientnet_b3", marks=pytest.mark.exhaustive),
         pytest.param("EdgeTPU-S", "efficientnet_es", marks=pytest.mark.slow),
         pytest.param("Lite0", "efficientnet_lite0", marks=pytest.mark.slow),
     ],
@@ -141,9 +141,9 @@ def test_a_file_that_does_not_say_is_asked_about_in_one_line(counter, tmp_path):
     ("variant", "name", "epsilon"),
     [
         ("B0", "efficientnet_b0", 1e-5),
-        pytest.param("B2", "efficientnet_b2", 1e-5, marks=pytest.mark.slow),
-        pytest.param("B5", "efficientnet_b5", 1e-3, marks=pytest.mark.slow),
-        pytest.param("V2-S", "efficientnet_v2_s", 1e-3, marks=pytest.mark.slow),
+        pytest.param("B2", "efficientnet_b2", 1e-5, marks=pytest.mark.exhaustive),
+        pytest.param("B5", "efficientnet_b5", 1e-3, marks=pytest.mark.exhaustive),
+        pytest.param("V2-S", "efficientnet_v2_s", 1e-3, marks=pytest.mark.exhaustive),
     ],
 )
 def test_torchvision_networks(variant, name, epsilon, tmp_path):
