@@ -1,7 +1,9 @@
 """The command line: parse, call one function, print. Heavy imports stay inside commands."""
 
+import io
 import os
 import sys
+import warnings
 
 import click
 
@@ -27,6 +29,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 def main() -> None:
     """Entry point: bad input becomes one sentence and exit code 2, a failed run exit code 1."""
+    _show_any_text()
+    # Those that name no file; `images.collected_warnings` keeps the others.
+    warnings.filterwarnings("ignore", module=r"PIL\b|pillow_heif\b")
     try:
         group.main(standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -51,6 +56,12 @@ def main() -> None:
             raise
         code = FAILED_RUN if error.errno in DISK_FULL else BAD_INPUT
         _fail(f"{error.strerror}: {error.filename or 'output'}.", code)
+
+
+def _show_any_text() -> None:
+    """Makes standard output replace what its encoding lacks, as many consoles' and pipes' do."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _fail(message: str, code: int) -> None:

@@ -10,6 +10,7 @@ import click
 
 from keras_efficientnet.cli.common import (
     DATA_HELP,
+    PATH,
     data_options,
     import_tensorflow,
     json_option,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
 @click.option(
     "--format",
     "formats",
@@ -63,15 +64,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--labels",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Text file of the class names, one a line. [default: the model's own]",
 )
 @click.option("--description", "summary", help="A sentence for the files' metadata.")
 @click.option("--author", help="Likewise.")
 @click.option("--license", help="Likewise, such as Apache-2.0.")
-@click.option(
-    "--output", type=click.Path(path_type=Path), help="Folder to write into. [default: the model's]"
-)
+@click.option("--output", type=PATH, help="Folder to write into. [default: the model's]")
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 @json_option
 def export(model, formats, quantize, load_data, labels, output, as_json, **settings):

@@ -72,7 +72,7 @@ class Predictor:
     threads: int
 
     def __init__(self, path: str | os.PathLike, threads: int | None = None):
-        path = Path(path)
+        path = Path(path).expanduser()
         if not path.exists():
             raise InputError(f"Model {str(path)!r} does not exist.")
         require(threads is None or threads >= 1, "threads", threads, "at least 1")
