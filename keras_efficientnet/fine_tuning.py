@@ -101,7 +101,7 @@ def find_weights(variant: scaling.Variant, weights: str | os.PathLike) -> tuple[
     Raises:
         InputError: if there are no such weights, or none of them can be had.
     """
-    found, weights = scaling.get_variant(variant), os.fspath(weights)
+    found, weights = scaling.get_variant(variant), os.path.expanduser(weights)
     published = [entry for entry in registry.table() if entry.variant == found.name]
     if weights == AUTO:
         # Sets of more classes than ImageNet-1k's are large files; who wants one names it.

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from keras_efficientnet.report.records import RunReport, RunSettings, flatten, r
 from keras_efficientnet.training import run_checkpoints
 
 IfExists = Literal["fail", "overwrite", "resume"]
+# Windows does not; elsewhere nobody can take the lock before the folder is gone.
+_REMOVES_OPEN_FILES = os.name != "nt"
 IF_EXISTS: tuple[IfExists, ...] = ("fail", "overwrite", "resume")
 
 
@@ -69,7 +72,11 @@ def open_run_folder(
         run_checkpoints.remove(partial)
     finally:
         if run_checkpoints.newest_step(partial) < 0:  # nothing to resume
-            shutil.rmtree(partial)
+            _empty(partial)
+            if not _REMOVES_OPEN_FILES:
+                lock.release()
+            # Who has taken the lock since then keeps the folder.
+            shutil.rmtree(partial, ignore_errors=not _REMOVES_OPEN_FILES)
         lock.release()
 
 

@@ -1,6 +1,7 @@
 """The command `predict`: over files, folders and patterns, into a table or a file."""
 
 import csv
+import io
 import json
 import os
 import signal
@@ -126,7 +127,7 @@ def test_bad_arguments_are_one_sentence(command, lite, folder, tmp_path):
     for arguments, message in (
         ([lite, photo, "--output", tmp_path / "results.txt"], "must end in .csv or .jsonl"),
         ([lite, photo, "--output", tmp_path / "there.csv"], "--overwrite"),
-        ([lite, tmp_path / "empty"], "empty has no image files; .jpg, .jpeg"),
+        ([lite, tmp_path / "empty"], "empty has no image files; JPEG, PNG"),
         ([lite, tmp_path / "*.jpg"], "*.jpg has no image files"),
         ([tmp_path / "none.tflite", photo], "does not exist"),
         ([lite, photo, "--top", 0], "--top"),
@@ -203,7 +204,7 @@ def test_pictures_beside_results(command, model_files, folder, tmp_path, monkeyp
     monkeypatch.setattr(
         keras.saving, "load_model", lambda *a, **k: opened.append(a) or load(*a, **k)
     )
-    monkeypatch.setattr(images, "read", lambda source: read.append(source) or decode(source))
+    monkeypatch.setattr(images, "read", lambda *a: read.append(a) or decode(*a))
     why = tmp_path / "why"
     code, out, err = command(
         "predict", model_files["keras"], folder, "--explain", why, "--json", "--top", 1
@@ -260,3 +261,54 @@ def test_wide_pixels_are_read_by_the_range_that_is_named(command, lite, tmp_path
         2,
         "Error: Invalid value for '--pixel-range': '4095' must be LOW:HIGH, such as 0:4095.\n",
     )
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_pipe_that_cannot_show_a_name_gets_a_replacement(
+    command, lite, folder, monkeypatch, encoding
+):
+    for options, shown in ((("--top", 1), "?/d.jpg"), (("--json",), "\\u72ac/d.jpg")):
+        pipe = io.TextIOWrapper(io.BytesIO(), encoding)
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert command("predict", lite, folder, *options)[0] == 0
+        pipe.seek(0)
+        text = pipe.read()
+        assert shown in text
+        if "--json" in options:
+            names = {row["label"] for result in json.loads(text) for row in result["top"]}
+            assert names == {"chat", "犬", "лиса"}
+
+
+def test_a_table_in_a_pipe_has_whole_names_whatever_the_width(
+    command, lite, folder, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "20")
+    path = tmp_path / f"{'a long name ' * 9}.jpg"
+    path.write_bytes((folder / "b.jpg").read_bytes())
+    code, out, _ = command("predict", lite, path)
+    assert code == 0
+    assert str(path) in out
+
+
+def with_bad_exif(path):
+    """Writes a photo of whose EXIF Pillow warns."""
+    entries = bytes.fromhex("0500120103000100000001000000 0f010200ffff0000ffff0000")
+    Image.new("RGB", (40, 30)).save(path, exif=b"Exif\0\0II*\0\x08\0\0\0" + entries)
+
+
+def test_warnings_of_pillow_name_the_file(command, lite, tmp_path):
+    with_bad_exif(tmp_path / "strange.jpg")
+    code, _, err = command("predict", lite, tmp_path)
+    assert code == 0
+    assert err.splitlines()
+    for line in err.splitlines():
+        assert line.startswith(f"Warning: {tmp_path / 'strange.jpg'}: ")
+        assert "EXIF" in line or "Tag" in line
+
+
+def test_a_tilde_is_the_home_folder(command, lite, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    code, _, err = command("predict", lite, folder / "b.jpg", "--output=~/new/results.csv")
+    assert code == 0, err
+    assert (tmp_path / "new" / "results.csv").exists()

@@ -8,7 +8,7 @@ from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 
 from keras_efficientnet import InputError
-from keras_efficientnet.data import image_files, sources
+from keras_efficientnet.data import sources
 from keras_efficientnet.data.dataset import ArrayExamples, Dataset, FileExamples, LeftOut
 from keras_efficientnet.errors import RunError
 
@@ -54,7 +54,7 @@ def test_training_sees_what_evaluation_sees(tmp_path):
         (tmp_path / name).mkdir()
         for orientation in range(1, 9):
             exif = Image.Exif()
-            exif[image_files.ORIENTATION_TAG] = orientation
+            exif[0x0112] = orientation
             Image.fromarray(pixels).save(tmp_path / name / f"{orientation}.png", exif=exif)
     data: Any = sources.load(f"folder:{tmp_path}")
     evaluated = sorted((np.asarray(image).tobytes(), label) for image, label in data.train)

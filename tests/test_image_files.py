@@ -358,3 +358,12 @@ def test_paths_of_a_csv_file_may_begin_with_a_tilde(tmp_path, monkeypatch):
     lines = [f"~/{row}" for row in rows()]
     data: Any = sources.load(write_csv(tmp_path / "lists", "path,label\n" + "\n".join(lines)))
     assert len(data.train) + len(data.test) == 10
+
+
+def test_warnings_of_pillow_are_counted_in_the_summary_and_name_a_file(tmp_path):
+    write_classes(tmp_path)
+    path = tmp_path / "red" / "strange.jpg"
+    entries = bytes.fromhex("0500120103000100000001000000 0f010200ffff0000ffff0000")
+    Image.new("RGB", (40, 30)).save(path, exif=b"Exif\0\0II*\0\x08\0\0\0" + entries)
+    note, *_ = [text for text in sources.load(f"folder:{tmp_path}").notes if "Pillow" in text]
+    assert note.startswith(f"Pillow warns of 1 images, such as {path}: ")

@@ -44,18 +44,19 @@ CORE = {*STDLIB_ONLY, *GRAPH}
 ALLOWED = {
     **STDLIB_ONLY,
     **GRAPH,
+    "bars": set(),
     "files": {"errors"},
     "native_logs": set(),
     "description": {"errors", "files", "scaling", "spec", "task"},
-    "data": {"errors", "files", "spec", "scaling", "task"},
-    "deploy": CORE | {"data", "description", "files", "native_logs"},
+    "data": {"bars", "errors", "files", "spec", "scaling", "task"},
+    "deploy": CORE | {"bars", "data", "description", "files", "native_logs"},
     "plot_style": {"errors"},
     "plots": {"plot_style", "errors"},
     "explain": {"data", "errors", "files", "plots"},
     "report": {"data", "deploy", "errors", "files", "plots", "native_logs"},
-    "training": CORE | {"data", "files", "native_logs"},
+    "training": CORE | {"bars", "data", "files", "native_logs"},
     "fine_tuning": CORE | {"data", "description", "files", "training"},
-    "study": CORE | {"data", "deploy", "description", "training", "files", "native_logs"},
+    "study": CORE | {"bars", "data", "deploy", "description", "training", "files", "native_logs"},
     "run": CORE
     | {"data", "deploy", "description", "files", "fine_tuning", "native_logs", "report"}
     | {"run_folder", "training"},

@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -10,8 +11,9 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 
-from keras_efficientnet import InputError
+from keras_efficientnet import InputError, run_folder
 from keras_efficientnet.report import RunSettings, read_report
 from keras_efficientnet.run import TrainConfig, train
 from keras_efficientnet.run_folder import open_run_folder
@@ -270,3 +272,26 @@ def test_two_runs_into_one_folder_do_not_mix(small, tmp_path):
 def test_fine_tuning_asks_for_weights():
     with pytest.raises(InputError, match="--weights"):
         train("digits", "B0", recipe("finetune"))
+
+
+@pytest.mark.parametrize("removes_open_files", [True, False])  # as on Windows
+def test_the_lock_is_free_before_the_folder_goes_where_it_must_be(
+    tmp_path, monkeypatch, removes_open_files
+):
+    monkeypatch.setattr(run_folder, "_REMOVES_OPEN_FILES", removes_open_files)
+    partial, rmtree, free = tmp_path / "out.partial", shutil.rmtree, []
+
+    def remove(path, **options):
+        if path == partial:
+            try:
+                with FileLock(partial / "lock", timeout=0):
+                    free.append(True)
+            except Timeout:
+                free.append(False)
+        rmtree(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    with open_run_folder(tmp_path / "out", SETTINGS, "fail") as folder:
+        (folder.path / "output").mkdir()
+    assert free == [not removes_open_files]
+    assert not partial.exists()

@@ -1,5 +1,6 @@
 """The command line: parse, call one function, print. Heavy imports stay inside commands."""
 
+import io
 import os
 import sys
 import warnings
@@ -30,6 +31,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 def main() -> None:
     """Entry point: bad input becomes one sentence and exit code 2, a failed run exit code 1."""
     warnings.formatwarning = _one_line
+    _show_any_text()
+    # Those that name no file; `images.collected_warnings` keeps the others.
+    warnings.filterwarnings("ignore", module=r"PIL\b|pillow_heif\b")
     try:
         group.main(standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -60,6 +64,12 @@ def _one_line(message: Any, category: Any, *_: Any) -> str:
     """Writes a warning for people: without the place in the code."""
     kind = "Warning" if category is UserWarning else category.__name__
     return f"{kind}: {message}\n"
+
+
+def _show_any_text() -> None:
+    """Makes standard output replace what its encoding lacks, as many consoles' and pipes' do."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _fail(message: str, code: int) -> None:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from keras_efficientnet.cli.common import json_option, print_json, print_table, table
+from keras_efficientnet.cli.common import PATH_OR_NAME, json_option, print_json, print_table, table
 
 
 @click.command()
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path())
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=PATH_OR_NAME)
 @click.option(
     "--threads", type=int, multiple=True, help="Cores to use; repeatable. [default: 1 and all]"
 )

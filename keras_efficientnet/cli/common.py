@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -13,6 +15,20 @@ from keras_efficientnet.errors import InputError
 
 if TYPE_CHECKING:
     from keras_efficientnet.deploy.export_report import ExportReport
+
+
+# Of a table in a file or pipe, in characters.
+MAX_WIDTH = 100_000
+
+
+class _UserPath(click.Path):
+    """A path that may begin with a tilde, which shells leave in `--option=~/folder`."""
+
+    def convert(self, value, param, ctx):
+        return super().convert(os.path.expanduser(value), param, ctx)
+
+
+PATH, PATH_OR_NAME = _UserPath(path_type=Path), _UserPath()
 
 
 def json_option(command: Callable) -> Callable:
@@ -199,15 +215,16 @@ def narrow_table(*columns: str):
 
 
 def print_table(rows) -> None:
-    """Prints a table as wide as the terminal."""
+    """Prints a table as wide as the terminal; elsewhere, as wide as its content."""
     from rich.console import Console
 
-    Console().print(rows)
+    Console(width=None if sys.stdout.isatty() else MAX_WIDTH).print(rows)
 
 
 def print_json(document: Any) -> None:
-    """Prints a document for scripts."""
-    click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+    """Prints a document for scripts; what the output's encoding lacks is escaped."""
+    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    click.echo(json.dumps(document, indent=1, ensure_ascii=not is_unicode))
 
 
 def count(number: float) -> str:

@@ -10,6 +10,7 @@ import click
 
 from keras_efficientnet.cli.common import (
     DATA_HELP,
+    PATH,
     data_options,
     image_size_option,
     import_tensorflow,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
 @click.option(
     "--format",
     "formats",
@@ -68,7 +69,7 @@ if TYPE_CHECKING:
 @image_size_option
 @click.option(
     "--labels",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Text file of the class names, one a line. [default: the model's own]",
 )
 @click.option("--description", "summary", help="A sentence for the files' metadata.")
@@ -76,7 +77,7 @@ if TYPE_CHECKING:
 @click.option("--license", help="Likewise, such as Apache-2.0.")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Folder to write into. [default: that of MODEL; of published weights, this one]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")

@@ -10,6 +10,7 @@ import click
 
 from keras_efficientnet.cli.common import (
     DATA_HELP,
+    PATH,
     data_options,
     import_tensorflow,
     json_option,
@@ -64,7 +65,7 @@ def picture(command: Callable) -> Callable:
     @plot.command(help=command.__doc__)
     @click.option(
         "--output",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help=f"File to write: {', '.join(SUFFIXES)}. [default: NAME.svg]",
     )
     @click.option("--dark", is_flag=True, help="Draw for dark pages.")
@@ -151,7 +152,7 @@ def augmentation(load_data, recipe_name, variant, image_size, seed):
 
 
 @picture
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 def history(run):
     """The learning curves of RUN, a folder written by train."""
     from keras_efficientnet import plots
@@ -161,7 +162,7 @@ def history(run):
 
 
 @picture
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 def search(file):
     """Candidates for alpha, beta and gamma in FILE, a CSV file with their accuracies."""
     from keras_efficientnet import plots
@@ -171,7 +172,7 @@ def search(file):
 
 
 @picture
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 def comparison(file):
     """Scaling of single dimensions beside compound scaling in FILE, a CSV file of accuracies."""
     from keras_efficientnet import plots

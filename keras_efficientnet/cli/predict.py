@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from keras_efficientnet.cli.common import (
+    PATH,
     image_size_option,
     json_option,
     open_model,
@@ -28,7 +29,7 @@ RESULT_SUFFIXES = (".csv", ".jsonl")
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
 @click.argument("paths", nargs=-1, required=True)
 @click.option(
     "--top",
@@ -39,13 +40,13 @@ RESULT_SUFFIXES = (".csv", ".jsonl")
 )
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="File for the results: .csv, or .jsonl with a JSON document a line.",
 )
 @click.option(
     "--explain",
     "pictures",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Folder for Grad-CAM pictures of each image's best class; needs a .keras MODEL.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
@@ -145,10 +146,16 @@ def _classified(
     answers: Callable, files: list[str], left_out: list[dict[str, str]]
 ) -> Iterator[dict[str, Any]]:
     """Yields a result for each image, and names and collects the files that are none."""
-    from tqdm import tqdm
+    from keras_efficientnet.bars import Bar
+    from keras_efficientnet.data.images import collected_warnings
 
-    with tqdm(files, desc="Predicting", unit="img", leave=False, disable=None) as bar:
+    with (
+        collected_warnings() as warned,
+        Bar(files, desc="Predicting", unit="img", leave=False) as bar,
+    ):
         for file, answer, picture in answers(bar):
+            for text in warned.pop(os.fspath(file), ()):
+                bar.write(f"Warning: {click.format_filename(file)}: {text}", file=sys.stderr)
             # Names that are not text in the system's encoding cannot be printed as they are.
             name = click.format_filename(file)
             if isinstance(answer, InputError):

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from keras_efficientnet.cli.common import (
+    PATH,
     count,
     json_option,
     narrow_table,
@@ -161,7 +162,7 @@ def output_options(command: Callable) -> Callable:
     @click.option(
         "--csv",
         "csv_file",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="Write the rows to this file too.",
     )
     @json_option
@@ -175,6 +176,6 @@ def output_options(command: Callable) -> Callable:
 plot_option = click.option(
     "--plot",
     "picture",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help=f"Draw the accuracies to this file too: {', '.join(SUFFIXES)}.",
 )

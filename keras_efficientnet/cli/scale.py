@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial, wraps
-from pathlib import Path
 from typing import Any
 
 import click
@@ -10,6 +9,7 @@ import click
 from keras_efficientnet import scaling
 from keras_efficientnet.cli.common import (
     DATA_HELP,
+    PATH,
     data_options,
     import_tensorflow,
     json_option,
@@ -74,7 +74,7 @@ trials_options = grouped(
     click.option("--devices", type=int, help="Devices that share each batch. [default: all GPUs]"),
     click.option(
         "--output",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="CSV file that keeps each result as it comes; what is in it is not trained again. "
         "[default: saved_models/study-DATA.csv]",
     ),

@@ -3,13 +3,14 @@
 import dataclasses
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
 import click
 
 from keras_efficientnet.cli.common import (
     DATA_HELP,
+    PATH,
+    PATH_OR_NAME,
     data_options,
     import_tensorflow,
     json_option,
@@ -52,7 +53,7 @@ network_options = grouped(
     ),
     click.option(
         "--weights",
-        type=click.Path(),
+        type=PATH_OR_NAME,
         help="Published name or file to start from, auto for the first set that is installed, in "
         "the cache or can be downloaded, or none. [default: auto for photos, none for digits and "
         "for recipes from scratch]",
@@ -158,7 +159,7 @@ output_options = grouped(
     ),
     click.option(
         "--output",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="Folder to write. [default: saved_models/DATA-MODEL]",
     ),
     click.option("--overwrite", is_flag=True, help="Replace an existing output or unfinished run."),

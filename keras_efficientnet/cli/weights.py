@@ -5,6 +5,7 @@ import dataclasses
 import click
 
 from keras_efficientnet.cli.common import (
+    PATH_OR_NAME,
     import_tensorflow,
     json_option,
     print_json,
@@ -48,7 +49,7 @@ prefix_option = click.option("--prefix", help="Which network to take from a file
 
 
 @weights.command()
-@click.argument("file", type=click.Path())
+@click.argument("file", type=PATH_OR_NAME)
 @prefix_option
 @json_option
 def inspect(file, prefix, as_json):
@@ -74,10 +75,10 @@ def inspect(file, prefix, as_json):
 
 
 @weights.command()
-@click.argument("file", type=click.Path())
+@click.argument("file", type=PATH_OR_NAME)
 @click.option("--model", "variant", required=True, help="Variant that the weights are of.")
 @click.option(
-    "--output", type=click.Path(), required=True, help="File ending in .weights.h5 or .keras."
+    "--output", type=PATH_OR_NAME, required=True, help="File ending in .weights.h5 or .keras."
 )
 @click.option(
     "--padding",

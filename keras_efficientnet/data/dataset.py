@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from keras_efficientnet.bars import Bar
 from keras_efficientnet.data import images
 from keras_efficientnet.data.threads import in_threads
 from keras_efficientnet.errors import InputError, RunError
@@ -334,7 +334,7 @@ class FileExamples:
         ends = shapes.prod(1).cumsum()
         begins = ends - shapes.prod(1)
         pixels = np.empty(ends[-1], np.uint8)  # all images end to end
-        decoded = tqdm(
+        decoded = Bar(
             in_threads(self._read, self.paths), "Decoding", len(self), unit="img", leave=False
         )
         for file, begin, end, image in zip(self.files, begins, ends, decoded, strict=True):
@@ -354,7 +354,7 @@ class FileExamples:
     def _on_disk(self) -> Callable:
         import tensorflow as tf
 
-        checks = tqdm(
+        checks = Bar(
             in_threads(_tensorflow_reads, self.paths),
             "Checking",
             len(self),

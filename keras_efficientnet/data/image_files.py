@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from keras_efficientnet.bars import Bar
 from keras_efficientnet.data import images
 from keras_efficientnet.data.dataset import Dataset, FileExamples, ImageFile, LeftOut, slug
 from keras_efficientnet.data.folders import Listing, Walk, class_name, read_splits
@@ -27,7 +27,6 @@ from keras_efficientnet.data.splits import (
 from keras_efficientnet.data.threads import in_threads
 from keras_efficientnet.errors import InputError
 
-ORIENTATION_TAG = 0x0112
 _KINDS = {"train": "training", "val": "validation", "test": "held-out"}
 
 
@@ -179,7 +178,13 @@ def _from_listings(
     if len(listings) == 1:
         _require_two({label: len(paths) for label, paths in train.items()})
     paths = [path for listing in listings.values() for part in listing.values() for path in part]
-    checked = dict(zip(paths, _checked(source, paths, pixel_range), strict=True))
+    with images.collected_warnings() as warned:
+        checked = dict(zip(paths, _checked(source, paths, pixel_range), strict=True))
+    if warned:
+        first, texts = next(iter(sorted(warned.items())))
+        walk.remarks.append(
+            f"Pillow warns of {len(warned)} images, such as {first}: {texts[0].rstrip('.')}."
+        )
     unusable = walk.unreadable + [
         LeftOut(str(path), bad) for path, bad in checked.items() if isinstance(bad, str)
     ]
@@ -224,7 +229,7 @@ def _checked(
     source: str, paths: list[Path], pixel_range: images.PixelRange | None
 ) -> Iterator[tuple[int, int, int] | str]:
     """Decodes each file once, to find bad ones before training rather than in it."""
-    bar = tqdm(total=len(paths), desc=f"Checking {source}", unit="img", leave=False)
+    bar = Bar(total=len(paths), desc=f"Checking {source}", unit="img", leave=False)
     with bar:
         for checked in in_threads(partial(_check, pixel_range=pixel_range), paths):
             bar.update()
@@ -237,10 +242,7 @@ def _check(path: Path, pixel_range: images.PixelRange | None) -> tuple[int, int,
         image = images.read(path, pixel_range)
     except InputError as error:
         return str(error).removeprefix(f"{path} ")
-    with images.open_image(path) as header:
-        orientation = header.getexif().get(ORIENTATION_TAG, 1)
-    known = isinstance(orientation, int) and 1 <= orientation <= 8
-    return orientation if known else 1, image.height, image.width
+    return images.orientation(path), image.height, image.width
 
 
 def _files(

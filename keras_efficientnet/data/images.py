@@ -4,11 +4,15 @@ Evaluation, prediction and the checks of exported files all go through `prepare`
 they see the same pixels.
 """
 
+import contextlib
 import functools
 import importlib.util
 import io
 import os
 import stat
+import threading
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -52,11 +56,14 @@ PixelRange = tuple[float, float]
 """The values that become black and white, of images with more than 8 bits per channel."""
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
-# Tags of TIFF files.
+# Tags of TIFF files, and of EXIF.
+_ORIENTATION = 0x0112
 _PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339
 _LEAST_SAMPLE, _GREATEST_SAMPLE = (280, 340), (281, 341)
 _WHITE_IS_ZERO, _UNSIGNED = 0, 1
 _MAX_12_BITS = 4095
+
+_reading = threading.local()  # `name`: of the file that a thread reads
 
 
 def read(source: Any, pixel_range: PixelRange | None = None) -> Image.Image:
@@ -81,6 +88,7 @@ def read(source: Any, pixel_range: PixelRange | None = None) -> Image.Image:
     if isinstance(source, Image.Image):
         return _to_rgb(source, "The image", pixel_range)
     name = "The image" if isinstance(source, bytes) else os.fspath(source)
+    _reading.name = name
     try:
         # Opening a named pipe blocks until somebody writes to it.
         if not isinstance(source, bytes) and stat.S_ISFIFO(os.stat(source).st_mode):
@@ -100,6 +108,41 @@ def read(source: Any, pixel_range: PixelRange | None = None) -> Image.Image:
     except Exception as error:  # a damaged file can break a decoder in any way
         why = getattr(error, "strerror", None) or reason(error)
         raise InputError(f"{name} cannot be decoded: {why}.") from error
+    finally:
+        del _reading.name
+
+
+def orientation(path: str | os.PathLike) -> int:
+    """Returns the EXIF orientation of a file that can be read, 1 to 8; 1 where it names none."""
+    _reading.name = os.fspath(path)
+    try:
+        with open_image(path) as header:
+            value = header.getexif().get(_ORIENTATION, 1)
+    finally:
+        del _reading.name
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+@contextlib.contextmanager
+def collected_warnings() -> Iterator[dict[str, list[str]]]:
+    """Collects what Pillow warns of while images are read inside a `with` block, in any thread.
+
+    Yields:
+        The texts, by the name of the file.
+    """
+    found: dict[str, list[str]] = {}
+
+    def collect(message, category, *place, **options):
+        if (name := getattr(_reading, "name", None)) is None:
+            show(message, category, *place, **options)
+        else:
+            found.setdefault(name, []).append(" ".join(str(message).split()))
+
+    with warnings.catch_warnings():
+        # Its own decoders and plug-ins of it; other warnings go where they went.
+        warnings.filterwarnings("always", module=r"PIL\b|pillow_heif\b")
+        show, warnings.showwarning = warnings.showwarning, collect
+        yield found
 
 
 def open_image(file: Any) -> Image.Image:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from keras_efficientnet.bars import Bar
 from keras_efficientnet.data import images
 from keras_efficientnet.data.dataset import Dataset, slug
 from keras_efficientnet.data.splits import HOLDOUT, split_of
@@ -145,7 +145,7 @@ class TfdsExamples:
     def _labels(self) -> np.ndarray:
         records = self._dataset().map(lambda _, label: label).as_numpy_iterator()
         return np.array(
-            [int(label) for label in tqdm(records, "Counting", self.count, leave=False)], np.int64
+            [int(label) for label in Bar(records, "Counting", self.count, leave=False)], np.int64
         )
 
     def stream(self, seed: int, start: int) -> tuple[Any, Callable]:

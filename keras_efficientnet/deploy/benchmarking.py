@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from keras_efficientnet.bars import Bar
 from keras_efficientnet.deploy import runtime
 from keras_efficientnet.deploy.fresh_interpreter import handle_requests, start_worker
 from keras_efficientnet.errors import InputError, require
@@ -113,7 +113,7 @@ def measure_interleaved(
         workers = {key: stack.enter_context(start_worker(cmd)) for key, cmd in commands.items()}
         latencies: dict[Any, list[list[float]]] = {key: [] for key in workers}
         rates: dict[Any, list[float]] = {key: [] for key in workers}
-        for number in tqdm(range(rounds), desc="Measuring", unit="round", leave=False):
+        for number in Bar(range(rounds), desc="Measuring", unit="round", leave=False):
             for key, worker in workers.items():
                 latencies[key].append(worker.request("latency"))
                 if number % ROUNDS_PER_BATCH == 0:

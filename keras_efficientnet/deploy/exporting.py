@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
+from keras_efficientnet.bars import Bar
 from keras_efficientnet.data import sources
 from keras_efficientnet.data.dataset import Dataset
 from keras_efficientnet.deploy import model_card
@@ -98,7 +98,7 @@ def export(
         ExportError: in the end, if a file could not be made, does not run, or does not give what
             the model gives.
     """
-    directory, options = Path(directory), options or ExportOptions()
+    directory, options = Path(directory).expanduser(), options or ExportOptions()
     targets = _targets(formats, quantize)
     _check_request(directory, targets, calibration, overwrite)
     exportable = open_exportable(model, description)
@@ -308,7 +308,7 @@ def _write_files(exportable: ExportableModel, job: _Job) -> ExportReport:
     )
     converter = LiteConverter(exportable, job.options)
     files, failed = [], []
-    for target in tqdm(job.targets, "Exporting", unit="file", leave=False, disable=None):
+    for target in Bar(job.targets, "Exporting", unit="file", leave=False):
         try:
             files.append(_write_file(converter, target, job, gate))
         except Exception as error:  # of whatever kind, the other files are worth having

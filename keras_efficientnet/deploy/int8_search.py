@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from tqdm import tqdm
 
+from keras_efficientnet.bars import Bar
 from keras_efficientnet.deploy.calibration import CalibrationSet
 from keras_efficientnet.deploy.export_options import ExportOptions
 from keras_efficientnet.deploy.export_report import Equalized, FloatPart, GateError, Int8Report
@@ -200,7 +200,7 @@ class _Search:
         self.equalized_ranges = equalized_ranges(self.content, self.images.ranges, self.scales)
         best = self._signal_to_noise(self.swishes, ())
         gains = {}
-        for swish in tqdm(self.swishes, "Ranking swishes", leave=False, disable=None):
+        for swish in Bar(self.swishes, "Ranking swishes", leave=False):
             others = tuple(other for other in self.swishes if other is not swish)
             gains[swish] = best - self._signal_to_noise(others, ())
         chosen = [swish for swish in self.swishes if gains[swish] >= MIN_GAIN]
@@ -216,7 +216,7 @@ class _Search:
         swishes = candidate.swishes
         gains = {
             part: self._signal_to_noise(swishes, (part,)) - candidate.signal_to_noise
-            for part in tqdm(self.parts, "Ranking parts", leave=False, disable=None)
+            for part in Bar(self.parts, "Ranking parts", leave=False)
         }
         for part in sorted(self.parts, key=lambda part: -gains[part]):
             tried = self._try_candidate(swishes, (*candidate.parts, part))

@@ -86,7 +86,7 @@ class Predictor:
         image_size: int | None = None,
         trust: bool = False,
     ):
-        path = Path(path)
+        path = Path(path).expanduser()
         if not path.exists():
             raise InputError(f"Model {str(path)!r} does not exist.")
         require(threads is None or threads >= 1, "threads", threads, "at least 1")

@@ -14,9 +14,9 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
-from tqdm import tqdm
 
 from keras_efficientnet import layers
+from keras_efficientnet.bars import Bar
 from keras_efficientnet.deploy.calibration import RangeObserver
 from keras_efficientnet.deploy.int8_quantizer import PIXELS, Range
 
@@ -60,7 +60,7 @@ def fine_tune(
     # XLA on CPUs takes minutes to compile a network of this depth.
     trainer.compile(optimizer=keras.optimizers.Adam(schedule), jit_compile=False)
     batches = islice(_batches(images, BATCH_SIZE), steps)
-    with tqdm(batches, "Fine-tuning in 8 bits", steps, leave=False, disable=None) as bar:
+    with Bar(batches, "Fine-tuning in 8 bits", steps, leave=False) as bar:
         for batch in bar:
             loss = np.ravel(trainer.train_on_batch(batch))[0]
             bar.set_postfix(loss=f"{loss:.4f}")

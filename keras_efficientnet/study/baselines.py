@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from tqdm import tqdm
 
 from keras_efficientnet import deploy, spec
+from keras_efficientnet.bars import Bar
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.study import family, paper_tables
 from keras_efficientnet.study.counting import multiply_adds
@@ -55,7 +55,7 @@ def compare_networks(
     """
     known = {name.lower(): baseline for name, baseline in BASELINES.items()}
     entries = [known.get(name.lower()) or _network(name) for name in names]
-    models = tqdm(entries, "Building", unit="network", leave=False)
+    models = Bar(entries, "Building", unit="network", leave=False)
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, f"{index}.tflite") for index in range(len(entries))]
         rows = [

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from keras_efficientnet import scaling
+from keras_efficientnet.bars import Bar
 from keras_efficientnet.errors import InputError, require
 from keras_efficientnet.study.scalable_networks import (
     ScalableNetwork,
@@ -109,7 +108,7 @@ def search_candidates(
     with _measure(constraint, base, classes) as measure:
         grid = constraint.grid()
         timed = constraint.budget == "latency"
-        for alpha, beta, gamma in tqdm(grid, "Timing", disable=not timed, leave=False):
+        for alpha, beta, gamma in Bar(grid, "Timing", disable=not timed, leave=False):
             network, product = scale_network(base, alpha, beta, gamma), alpha * beta**2 * gamma**2
             ratio = measure(network, product)
             if ratio is None or abs(ratio / constraint.ratio - 1) > constraint.tolerance + 1e-9:

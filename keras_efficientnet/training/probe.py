@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
+from keras_efficientnet.bars import Bar
 from keras_efficientnet.data import images
 from keras_efficientnet.data.dataset import Examples
 from keras_efficientnet.errors import InputError
@@ -73,9 +73,7 @@ def extract_features(
     if not len(examples):
         raise InputError("There are no images to compute features of.")
     features, labels = [], []
-    with tqdm(
-        total=len(examples), desc="Computing features", unit="img", dynamic_ncols=True
-    ) as bar:
+    with Bar(total=len(examples), desc="Computing features", unit="img", dynamic_ncols=True) as bar:
         for pixels, batch_labels in _batches(examples, image_size, crop_fraction):
             views = [pixels, pixels[:, :, ::-1]] if mirror else [pixels]
             features.append(np.stack([_predict(network, view) for view in views], 1))

@@ -1,12 +1,11 @@
 """How far a run has come, what it shows meanwhile, and when it gives up."""
 
 import math
-import sys
 from typing import Any
 
 import keras
-from tqdm import tqdm
 
+from keras_efficientnet.bars import Bar
 from keras_efficientnet.errors import RunError
 
 
@@ -53,15 +52,12 @@ class ProgressBar(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         """Opens the bar, once for all stages."""
         if self.bar is None:
-            # A log file wants a line now and then, a terminal a bar that moves.
-            seconds = 0.1 if sys.stderr.isatty() else 10
-            self.bar = tqdm(
+            self.bar = Bar(
                 total=self.images,
                 initial=self.counter.done * self.batch_size,
                 unit="img",
                 unit_scale=True,
                 dynamic_ncols=True,
-                mininterval=seconds,
             )
 
     def on_epoch_begin(self, epoch, logs=None):
