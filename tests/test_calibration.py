@@ -117,6 +117,17 @@ def test_held_out_images_that_are_prepared_already_are_the_gate():
     np.testing.assert_array_equal(images.gate_labels, held_out[1])
 
 
+def test_one_half_of_the_held_out_images_decides_and_the_other_reports():
+    images = CalibrationSet.from_dataset(class_sorted([20] * 3), SIZE, 1.0)
+    deciding = images.deciding
+    for label in range(3):
+        assert sorted((deciding[images.gate_labels == label]).tolist()).count(True) in (4, 5)
+    unlabelled = CalibrationSet(images.images, images.gate_images)
+    assert unlabelled.deciding.all()  # there is no accuracy to report
+    single = CalibrationSet(images.images, images.gate_images[:1], None, np.zeros(1, int))
+    assert single.deciding.all()
+
+
 def test_labels_are_in_the_order_of_the_models_classes():
     data = class_sorted([20] * 3)
     names = ("another", "class 2", "class 0", "class 1")

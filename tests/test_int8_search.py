@@ -8,7 +8,7 @@ import pytest
 
 import keras_efficientnet as ke
 from keras_efficientnet.deploy import ExportOptions, GateError, int8_search
-from keras_efficientnet.deploy.int8_quantizer import plain_int8, run
+from keras_efficientnet.deploy.int8_quantizer import plain_int8, quantize_weights, run
 from keras_efficientnet.deploy.int8_search import SearchImages, quantize_int8
 from keras_efficientnet.deploy.tflite_graph import MAX_SCALE, Graph
 
@@ -212,6 +212,18 @@ def test_a_gate_that_no_file_meets_is_said_so(model, tmp_path):
     assert caught.value.report
     assert caught.value.report.agreement is not None
     assert caught.value.report.agreement < 0.97
+
+
+def test_names_stay_unique_where_operators_share_a_constant(small, tmp_path):
+    """A fresh network's biases are all zero, and ai-edge-quantizer wants every name once."""
+    fresh = float_content(
+        ke.EfficientNet(small, classes=CLASSES, input_shape=(SIZE, SIZE, 3)), tmp_path
+    )
+    graph = Graph(fresh)
+    graph.equalize(scales_of(graph))
+    names = list(Graph(graph.content()).shapes())
+    assert len(names) == len(set(names)) == len(Graph(graph.content())._graph.tensors)
+    quantize_weights(graph.content())
 
 
 def test_options_out_of_range_are_refused():

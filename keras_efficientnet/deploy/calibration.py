@@ -147,7 +147,9 @@ class CalibrationSet:
         every = np.ones(len(self.gate_images), bool)
         if self.gate_labels is None or len(every) < 2:
             return every
-        every[stratified_order(self.gate_labels)[1::2]] = False
+        order = stratified_order(self.gate_labels)
+        by_class = order[np.argsort(self.gate_labels[order], kind="stable")]
+        every[by_class[1::2]] = False
         return every
 
     def check(self, shape: tuple[int, ...]) -> None:

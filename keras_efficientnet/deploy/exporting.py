@@ -114,7 +114,7 @@ def export(
     here = keras.backend.backend() == "tensorflow" or exportable.model is None
     report = (_write_files if here else _write_in_tensorflow)(exportable, job)
     left_out = data.left_out if isinstance(data, Dataset) else ()
-    report = replace(report, left_out=left_out, warnings=(*report.warnings, *warnings))
+    report = replace(report, left_out=left_out, warnings=warnings)
     if report.files:
         model_card.update(directory / model_card.FILE_NAME, exportable, report)
     if report.failed:
@@ -326,13 +326,7 @@ def _write_files(exportable: ExportableModel, job: _Job) -> ExportReport:
         else float(task.correct(expected, labels)[others].mean()),
         preprocessing=description.preprocessing,
         reported_images=0 if labels is None else int(others.sum()),
-        warnings=_disappointments(files),
     )
-
-
-def _disappointments(files: Sequence[ExportedFile]) -> tuple[str, ...]:
-    said = [each.int8.disappointment for each in files if each.int8]
-    return tuple(filter(None, said))
 
 
 def _write_file(converter: LiteConverter, target: _Target, job: _Job, gate: Gate) -> ExportedFile:

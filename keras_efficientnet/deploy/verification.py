@@ -124,14 +124,21 @@ class Gate:
     compared_on: str = "held-out images"
 
     def judge(self, path: Path, number_format: str) -> Comparison:
-        """Compares a file with the model, and refuses it if it is not good enough.
+        """Runs a file in a fresh interpreter, and refuses it if it is not good enough.
 
         Raises:
-            RunError: if the file does not run, gives outputs that are no numbers, or computes in
-                float32 and gives other outputs than the model.
-            GateError: if it is quantized and agrees on too few images, of all or of a class.
+            RunError: if the file does not run, or as `decide` does.
+            GateError: likewise.
         """
-        outputs = outputs_of(path, self.images)
+        return self.decide(outputs_of(path, self.images), number_format)
+
+    def decide(self, outputs: np.ndarray, number_format: str) -> Comparison:
+        """Compares a file's outputs for the images with the model's, and refuses poor ones.
+
+        Raises:
+            RunError: if outputs are no numbers, or a float32 file's other ones than the model's.
+            GateError: if a quantized file agrees on too few images, of all or of a class.
+        """
         if not np.isfinite(outputs).all():
             raise RunError("The file gives outputs that are no numbers.")
         found = self.compare(outputs)
