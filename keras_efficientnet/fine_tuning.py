@@ -19,7 +19,7 @@ from keras_efficientnet.training.temperature import divide_logits, fit_temperatu
 from keras_efficientnet.training.trainer import RunConfig, fit
 from keras_efficientnet.weights import load_weights, registry, structure
 from keras_efficientnet.weights.download import fetch, is_here
-from keras_efficientnet.weights.pretrained import IMAGENET_CLASSES
+from keras_efficientnet.weights.imagenet import IMAGENET_CLASSES
 
 AUTO = "auto"
 EVALUATION_BATCH = 32

@@ -34,6 +34,35 @@ def test_learning_begins_at_any_part(model, name, first):
     assert learning(model) == everything[everything.index(first) :]
 
 
+def nested(small):
+    """A network two models deep, between a layer before and one after."""
+    backbone = ke.EfficientNet(small, include_top=False, pooling="avg", name="backbone")
+    inner = keras.Sequential([keras.Input((32, 32, 3)), backbone], name="inner")
+    before = keras.layers.Conv2D(3, 1, name="before")
+    after = keras.layers.Dense(3, name="after")
+    return keras.Sequential([keras.Input((32, 32, 3)), before, inner, after], name="outer"), inner
+
+
+def test_learning_begins_inside_of_a_nested_network(small):
+    outer, inner = nested(small)
+    inner.trainable = False  # as transfer learning begins
+    outer.get_layer("after").trainable = False
+    assert ke.unfreeze_from(outer, "block6") is outer
+    backbone = inner.get_layer("backbone")
+    assert learning(backbone)[0] == "block6a_expand_conv"
+    assert [layer.name for layer in outer.layers if layer.trainable_weights] == ["inner", "after"]
+    trained = {id(weight) for weight in outer.trainable_weights}
+    assert trained == {
+        id(weight)
+        for layer in (*backbone.layers, outer.get_layer("after"))
+        for weight in layer.trainable_weights
+    }
+    with pytest.raises(ke.InputError, match=r"'outer' has no part 'classifier'.*7a and head"):
+        ke.unfreeze_from(outer, "classifier")
+    with pytest.raises(ke.InputError, match=r"'sequential.*' has no EfficientNet layers"):
+        ke.unfreeze_from(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), "head")
+
+
 def test_block1_is_not_block10(small):
     deep = ke.EfficientNet(small, classes=3)
     ke.unfreeze_from(deep, "block1a")

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_efficientnet.errors import InputError, require
+from keras_efficientnet.model import find_network
 
 HEAD = "top_conv"
 CLASSIFIER = "predictions"
@@ -38,7 +39,8 @@ def unfreeze_from(model: keras.Model, name: str) -> keras.Model:
     statistics. Compile the model afterwards.
 
     Args:
-        model: a network that a builder of this package returned.
+        model: a network that a builder of this package returned, or a model with one inside, at
+            any depth. What the model does after the network is trained too.
         name: first part that is trained: a stage such as `"block6"`, a block such as
             `"block6b"`, a layer, `"head"` for the last convolution, `"classifier"` for the
             last layer alone, or `"stem"` for everything.
@@ -47,10 +49,14 @@ def unfreeze_from(model: keras.Model, name: str) -> keras.Model:
         The model itself.
 
     Raises:
-        InputError: if the model has no such part.
+        InputError: if the model has no such part, or no network of this package, or several.
     """
-    first = _position(model, name)
-    for index, layer in enumerate(model.layers):
+    path = _path(model, find_network(model))
+    layers = _flat(path)
+    first = _position(model.name, layers, name)
+    for around in path:  # a frozen model freezes all that is inside
+        around.trainable = True
+    for index, layer in enumerate(layers):
         layer.trainable = index >= first
     return model
 
@@ -68,9 +74,10 @@ def fine_tune_from(model: keras.Model, name: str, fresh_from: str) -> None:
     Raises:
         InputError: if the model has no such part.
     """
-    fresh = _position(model, fresh_from)
-    unfreeze_from(model, name if _position(model, name) < fresh else fresh_from)
-    for layer in model.layers[:fresh]:
+    layers = _flat(_path(model, find_network(model)))
+    fresh = _position(model.name, layers, fresh_from)
+    unfreeze_from(model, name if _position(model.name, layers, name) < fresh else fresh_from)
+    for layer in layers[:fresh]:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
 
@@ -135,17 +142,37 @@ def _part(layer_name: str) -> str:
     return part if part.startswith(("block", "top", CLASSIFIER)) else "stem"
 
 
-def _position(model: keras.Model, name: str) -> int:
+def _path(model: Any, network: keras.Model) -> list[Any]:
+    """Returns a model, the models inside of it that lead to a network, and the network."""
+    if model is network:
+        return [model]
+    inner = (layer for layer in model.layers if isinstance(layer, keras.Model))
+    path = next(filter(None, (_path(layer, network) for layer in inner)), [])
+    return [model, *path] if path else []
+
+
+def _flat(path: list[Any]) -> list[keras.layers.Layer]:
+    """Returns a model's layers, with those of the network in the place of what it is inside of."""
+    layers = list(path[-1].layers)
+    for around, inside in reversed(list(itertools.pairwise(path))):
+        index = around.layers.index(inside)
+        layers = [*around.layers[:index], *layers, *around.layers[index + 1 :]]
+    return layers
+
+
+def _position(model_name: str, layers: list[keras.layers.Layer], name: str) -> int:
     part = {"head": HEAD, "classifier": CLASSIFIER}.get(name, name)
     # A stage has blocks, and a stage, a block or the stem has layers.
     blocks = "[^0-9_]*" if re.fullmatch(r"block\d+", part) else ""
     belongs = re.compile(f"{re.escape(part)}{blocks}(_.*)?")
-    names = [layer.name for layer in model.layers]
+    names = [layer.name for layer in layers]
     first = next((index for index, layer in enumerate(names) if belongs.fullmatch(layer)), None)
     if first is None:
-        known = dict.fromkeys(layer.split("_")[0] for layer in names if layer.startswith("block"))
+        words = {"stem": "stem", HEAD: "head", CLASSIFIER: "classifier"}
+        parts = (HEAD if layer == HEAD else layer.split("_")[0] for layer in names)
+        known = [words.get(x, x) for x in dict.fromkeys(parts) if x in words or "block" in x]
         raise InputError(
-            f"Model {model.name!r} has no part {name!r}; it has stem, {', '.join(known)}, head and "
-            "classifier."
+            f"Model {model_name!r} has no part {name!r}; it has {', '.join(known[:-1])} and "
+            f"{known[-1]}."
         )
     return first

@@ -5,6 +5,7 @@ from .conversion import Inspection as Inspection
 from .conversion import convert as convert
 from .conversion import inspect as inspect
 from .download import fetch as fetch
+from .hub import is_hub as is_hub
 from .imagenet import imagenet_classes as imagenet_classes
 from .imagenet import imagenet_synsets as imagenet_synsets
 from .loading import load_weights as load_weights

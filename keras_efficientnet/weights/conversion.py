@@ -4,15 +4,17 @@ import dataclasses
 import os
 from dataclasses import dataclass
 
+import keras
+
 from keras_efficientnet import model, scaling
-from keras_efficientnet.description import write_description
+from keras_efficientnet.description import ModelDescription, write_description
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.files import atomic_write
 from keras_efficientnet.scaling import Variant
-from keras_efficientnet.spec import Padding, Pixels, VariantSpec
+from keras_efficientnet.spec import Interpolation, Padding, Pixels, VariantSpec
 from keras_efficientnet.weights import matching, structure
+from keras_efficientnet.weights.imagenet import IMAGENET_CLASSES, imagenet_classes
 from keras_efficientnet.weights.matching import LoadReport
-from keras_efficientnet.weights.pretrained import describe
 from keras_efficientnet.weights.readers import open_weight_file
 from keras_efficientnet.weights.registry import google_evaluation
 from keras_efficientnet.weights.weight_file import Origin, WeightFile
@@ -95,8 +97,9 @@ def convert(
 
     The network that carries the weights has the file's classes, input channels, padding
     and epsilon, and takes images of any size. A `.keras` file keeps all of these, and a
-    description with the variant's image size, the crop and interpolation that Google
-    evaluates it with and, of 1,000 classes, ImageNet's names.
+    description with image size, crop, interpolation and class names: those of the
+    configuration beside the file, and without one the variant's size, what Google evaluates it
+    with and, of 1,000 classes, ImageNet's names.
 
     Args:
         source: a file that `load_weights` accepts.
@@ -119,25 +122,69 @@ def convert(
     variant = scaling.get_variant(variant)
     told = scaling.pixel_values(pixels) if pixels else None
     with atomic_write(path, overwrite) as unfinished, open_weight_file(source, prefix) as file:
-        trained = _trained_as(variant, file.origin.completed(padding, told))
-        classes = _size(file, structure.CLASSIFIER_KERNEL, 1)
-        network = model.build(
-            trained,
-            include_top=classes is not None,
-            input_shape=(None, None, _size(file, structure.STEM_KERNEL, 2) or 3),
-            classes=classes or 1000,
-        )
-        report, values = matching.read(network, file, padding=padding, pixels=told)
-        matching.assign(network, values)
+        network, report, description = build_from(file, variant, padding, told)
         if path.endswith(".keras"):
             network.save(unfinished)
-            usual = google_evaluation(variant)
-            crop_fraction, interpolation = usual["crop_fraction"], usual["interpolation"]
-            described = describe(variant, classes, crop_fraction, interpolation)
-            write_description(unfinished, described)
+            write_description(unfinished, description)
         else:
             network.save_weights(unfinished)
     return report
+
+
+def build_from(
+    file: WeightFile,
+    variant: VariantSpec,
+    padding: Padding | None = None,
+    pixels: Pixels | None = None,
+) -> tuple[keras.Model, LoadReport, ModelDescription]:
+    """Builds the network that a file's weights were trained in, and fills it.
+
+    Args:
+        file: an open file.
+        variant: which network it is of.
+        padding: as in `load_weights`.
+        pixels: as in `load_weights`.
+
+    Returns:
+        A network of images of any size, what was loaded, and how the network is to be used.
+
+    Raises:
+        InputError: if the file does not fit the variant.
+    """
+    trained = _trained_as(variant, file.origin.completed(padding, pixels))
+    classes = _size(file, structure.CLASSIFIER_KERNEL, 1)
+    network = model.build(
+        trained,
+        include_top=classes is not None,
+        input_shape=(None, None, _size(file, structure.STEM_KERNEL, 2) or 3),
+        classes=classes or 1000,
+    )
+    report, values = matching.read(network, file, padding=padding, pixels=pixels)
+    matching.assign(network, values)
+    usage, usual = file.usage, google_evaluation(variant)
+    description = describe(
+        dataclasses.replace(variant, resolution=usage.size or variant.resolution),
+        classes,
+        usage.crop_fraction or usual["crop_fraction"],
+        usage.interpolation or usual["interpolation"],
+    )
+    names = usage.class_names if len(usage.class_names) == classes else description.class_names
+    return network, report, dataclasses.replace(description, class_names=names)
+
+
+def describe(
+    variant: VariantSpec, classes: int | None, crop_fraction: float, interpolation: Interpolation
+) -> ModelDescription:
+    """Describes a network that has the preprocessing inside; 1,000 classes are ImageNet's."""
+    return ModelDescription(
+        variant=variant.name,
+        class_names=imagenet_classes() if classes == IMAGENET_CLASSES else (),
+        image_size=variant.resolution,
+        crop_fraction=crop_fraction,
+        pixel_mean=(0.0,),
+        pixel_std=(1.0,),
+        interpolation=interpolation,
+    )
 
 
 def _trained_as(variant: VariantSpec, origin: Origin) -> VariantSpec:

@@ -3,6 +3,8 @@
 import functools
 from pathlib import Path
 
+IMAGENET_CLASSES = 1000
+
 
 @functools.cache
 def imagenet_classes() -> tuple[str, ...]:

@@ -41,7 +41,8 @@ def load_weights(
         model: a network that a builder of this package returned, or a model with one inside.
         source: a name from `weights.registry`, such as `"imagenet"`, or a path: of a
             file, of the folder of a SavedModel or of a model of the Hugging Face Hub, or a
-            TensorFlow checkpoint's prefix.
+            TensorFlow checkpoint's prefix; or `"hf://owner/name"`, which downloads from the
+            Hub (extra `hub`) and takes what its configuration says of pixels and padding.
         strict: raise unless every variable and every tensor has its counterpart and the
             model computes what the weights were trained for. Otherwise load what fits,
             and say in the report what did not.

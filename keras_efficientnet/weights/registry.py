@@ -26,6 +26,7 @@ from keras_efficientnet import scaling, spec
 from keras_efficientnet.errors import InputError
 from keras_efficientnet.scaling import Variant
 from keras_efficientnet.spec import PIXELS, Interpolation, Padding, Pixels, VariantSpec
+from keras_efficientnet.weights.hub import is_hub
 
 # Its weights come with the package.
 DEFAULT_VARIANT = "Lite0"
@@ -221,7 +222,9 @@ def find(variant: Variant, name: str) -> PretrainedWeights:
 
 
 def is_pretrained(name: str | os.PathLike) -> bool:
-    """Whether this names published weights, as `find_pretrained` takes it, and is no path."""
+    """Whether this names published weights, as `pretrained_file` takes it, and is no path."""
+    if is_hub(name):
+        return True
     known = {entry.name for entry in table()}
     return isinstance(name, str) and name.partition(":")[0] in known and not os.path.exists(name)
 

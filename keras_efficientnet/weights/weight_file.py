@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from keras_efficientnet.spec import Padding, Pixels
+from keras_efficientnet.spec import Interpolation, Padding, Pixels
 
 # Blocks of files that number them through, until a model says what each is called.
 _NUMBERED = re.compile(r"block#(\d+)\.")
@@ -75,6 +75,23 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """How a file's weights are meant to be used; None and empty where it does not tell.
+
+    Attributes:
+        size: image side in pixels at evaluation.
+        crop_fraction: of the central crop.
+        interpolation: by which images are resized.
+        class_names: in the order of the outputs.
+    """
+
+    size: int | None = None
+    crop_fraction: float | None = None
+    interpolation: Interpolation | None = None
+    class_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Translation:
     """What a naming scheme makes of a file's tensors; the fields are those of `WeightFile`."""
 
@@ -94,6 +111,7 @@ class WeightFile:
             array layout.
         unknown: names in the file that are no part of an EfficientNet.
         origin: how the weights were trained.
+        usage: how they are used.
     """
 
     path: str
@@ -101,6 +119,7 @@ class WeightFile:
     tensors: dict[str, Tensor]
     unknown: tuple[str, ...] = ()
     origin: Origin = field(default_factory=Origin)
+    usage: Usage = field(default_factory=Usage)
 
     def with_block_names(self, block_names: Sequence[str]) -> "WeightFile":
         """Names the blocks of a file that only numbers them."""

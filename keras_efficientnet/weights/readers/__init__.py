@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from keras_efficientnet.errors import InputError
-from keras_efficientnet.weights import schemes
+from keras_efficientnet.weights import hub, schemes
 from keras_efficientnet.weights.readers import keras_archive
 from keras_efficientnet.weights.readers.hdf5 import open_hdf5
 from keras_efficientnet.weights.readers.state_dict import open_npz, open_safetensors
@@ -20,8 +20,6 @@ ACCEPTED = (
     "PyTorch state dicts as .safetensors, .npz or .pth are accepted"
 )
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-# What folders of the Hugging Face Hub hold, the safer ones first.
-_HUB_FILES = ("model.safetensors", "model.weights.h5", "pytorch_model.bin")
 # torch.save before version 1.6: a pickle of this number comes first.
 _OLD_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
@@ -32,18 +30,20 @@ def open_weight_file(source: str | os.PathLike, prefix: str | None = None) -> It
 
     Args:
         source: path of a file, of a SavedModel's folder, of a folder with one TensorFlow
-            checkpoint, or of a model of the Hugging Face Hub, or a TensorFlow checkpoint's prefix
-            such as `model.ckpt`.
+            checkpoint, or of a model of the Hugging Face Hub, a TensorFlow checkpoint's prefix
+            such as `model.ckpt`, or `hf://owner/name` for a model of the Hub.
         prefix: of the network to take, where the file holds several.
 
     Raises:
         InputError: if it cannot be read, or is no weight file of an EfficientNet.
     """
     path = os.fspath(source)
+    place = os.fspath(hub.fetch_hub(path)) if hub.is_hub(path) else path
     with ExitStack() as stack:
         stack.enter_context(_readable_errors(path))
-        container, tensors, layers = _open(path, stack)
-        yield schemes.translate(path, container, tensors, layers, prefix)
+        container, tensors, layers = _open(place, stack)
+        found = schemes.translate(path, container, tensors, layers, prefix)
+        yield hub.with_configuration(found, place) if os.path.isdir(place) else found
 
 
 @contextmanager
@@ -69,7 +69,8 @@ _Content = tuple[str, dict[str, Tensor], list[tuple[str, dict]] | None]
 
 
 def _open(path: str, stack: ExitStack) -> _Content:
-    path = next((p for p in (os.path.join(path, f) for f in _HUB_FILES) if os.path.isfile(p)), path)
+    of_hub = (os.path.join(path, name) for name in hub.WEIGHT_FILES)
+    path = next(filter(os.path.isfile, of_hub), path)
     prefix = _tensorflow_prefix(path)
     if prefix is not None:
         return "TensorFlow checkpoint", stack.enter_context(open_tensorflow(prefix)), None
