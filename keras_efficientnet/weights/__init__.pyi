@@ -8,6 +8,7 @@ from .download import fetch as fetch
 from .loading import load_weights as load_weights
 from .matching import LoadReport as LoadReport
 from .pretrained import imagenet_classes as imagenet_classes
+from .pretrained import imagenet_synsets as imagenet_synsets
 from .pretrained import open_pretrained as open_pretrained
 from .pretrained import pretrained_file as pretrained_file
 from .readers import open_weight_file as open_weight_file

@@ -26,6 +26,12 @@ def imagenet_classes() -> tuple[str, ...]:
     return tuple(Path(__file__).with_name("imagenet_classes.txt").read_text("utf-8").splitlines())
 
 
+@functools.cache
+def imagenet_synsets() -> tuple[str, ...]:
+    """Returns the WordNet ids of the 1,000 classes, such as `n01440764`, in the same order."""
+    return tuple(Path(__file__).with_name("imagenet_synsets.txt").read_text("utf-8").splitlines())
+
+
 def open_pretrained(name: str) -> tuple[keras.Model, ModelDescription]:
     """Builds a network with published weights, and says how it is to be used.
 
