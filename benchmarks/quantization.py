@@ -121,7 +121,7 @@ def probe(weights: str, data: ke.data.Dataset) -> keras.Model:
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    network = ke.EfficientNetB0()
+    network = ke.EfficientNetB0(weights=None)
     ke.load_weights(network, weights, strict=False)
     pooled = keras.layers.GlobalAveragePooling2D()(network.get_layer(FEATURES).output)
     pixels, labels = prepared(data.train)

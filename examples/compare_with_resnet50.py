@@ -52,7 +52,10 @@ def build(name: str, size: int, classes: int, drop_connect_rate: float) -> keras
     """Builds a network for raw RGB pixels."""
     if name == "EfficientNet-B0":
         return ke.EfficientNetB0(
-            input_shape=(size, size, 3), classes=classes, drop_connect_rate=drop_connect_rate
+            weights=None,
+            input_shape=(size, size, 3),
+            classes=classes,
+            drop_connect_rate=drop_connect_rate,
         )
     images = keras.Input((size, size, 3))
     pixels = keras.layers.Rescaling(1 / 127.5, offset=-1)(images)

@@ -1,6 +1,8 @@
 from . import cost as cost
 from . import data as data
 from . import deploy as deploy
+from . import efficientnet as efficientnet
+from . import efficientnet_v2 as efficientnet_v2
 from . import explain as explain
 from . import layers as layers
 from . import losses as losses

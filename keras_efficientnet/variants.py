@@ -13,11 +13,17 @@ from typing import Any, Concatenate, ParamSpec
 import keras
 
 from keras_efficientnet import model, scaling
+from keras_efficientnet.errors import InputError, require
 from keras_efficientnet.scaling import Variant
 from keras_efficientnet.spec import Padding, Pixels
-from keras_efficientnet.weights import load_weights
+from keras_efficientnet.weights import keras_files, load_weights, registry
+
+DEFAULT_WEIGHTS = "imagenet"
+"""What the builders of networks with such weights load by default, as those of Keras do."""
 
 _Options = ParamSpec("_Options")
+# Options that say how the weights were trained.
+_OF_WEIGHTS = ("padding", "pixels")
 
 
 def EfficientNet(  # noqa: PLR0913 - those of keras.applications and more
@@ -50,7 +56,8 @@ def EfficientNet(  # noqa: PLR0913 - those of keras.applications and more
         weights: None for fresh weights, the name of a published set such as `"imagenet"`
             (`weights.registry.table()` lists them), or the path of a weight file of any
             layout that `load_weights` accepts. With other `classes` the classifier stays
-            fresh.
+            fresh. The builders of one network each have `"imagenet"` for a default, as in Keras,
+            where there are such weights.
         input_tensor: Keras tensor to build on.
         input_shape: `(height, width, channels)` without the batch; height and width at
             least 32 or None. By default the variant's resolution with three channels,
@@ -80,6 +87,8 @@ def EfficientNet(  # noqa: PLR0913 - those of keras.applications and more
     Raises:
         InputError: if an option has a value that cannot be built or loaded.
     """
+    accepted = "a text; all after it are given by their names"
+    require(name is None or isinstance(name, str), "name", name, accepted)
     spec = scaling.get_variant(variant)
     changes: dict[str, Any] = {"padding": padding, "batch_norm_epsilon": batch_norm_epsilon}
     if pixels is not None:
@@ -98,6 +107,7 @@ def EfficientNet(  # noqa: PLR0913 - those of keras.applications and more
         include_preprocessing=include_preprocessing,
         name=name,
     )
+    keras_files.guard(network)
     if weights is not None:
         load_weights(network, weights, padding=padding, pixels=pixels)
     return network
@@ -107,10 +117,23 @@ def _builder(
     variant_name: str,
     generic: Callable[Concatenate[Variant, _Options], keras.Model] = EfficientNet,
 ) -> Callable[_Options, keras.Model]:
-    """Returns `EfficientNet` of one variant, with the same options."""
+    """Returns `EfficientNet` of one variant, with the same options.
+
+    By default it has published weights where there are `DEFAULT_WEIGHTS` of it.
+    """
+    published = {entry.variant for entry in registry.table() if entry.name == DEFAULT_WEIGHTS}
+    default = DEFAULT_WEIGHTS if variant_name in published else None
 
     def build(*args: _Options.args, **options: _Options.kwargs) -> keras.Model:
-        return generic(variant_name, *args, **options)
+        network = generic(variant_name, *args, **options)
+        if default is None or len(args) > 1 or "weights" in options:
+            return network
+        given: dict[str, Any] = {name: options.get(name) for name in _OF_WEIGHTS}
+        try:
+            load_weights(network, default, **given)
+        except InputError as error:
+            raise InputError(f"{error} Or pass weights=None for random weights.") from error
+        return network
 
     variant = scaling.get_variant(variant_name)
     build.__name__ = build.__qualname__ = f"EfficientNet{variant_name.replace('-', '')}"
@@ -120,7 +143,10 @@ def _builder(
     )
     # What help(), notebooks and inspect show; type checkers have it from `_Options`.
     signature = inspect.signature(generic)
-    options = list(signature.parameters.values())[1:]
+    options = [
+        option.replace(default=default) if option.name == "weights" else option
+        for option in list(signature.parameters.values())[1:]
+    ]
     build.__signature__ = signature.replace(parameters=options)  # pyright: ignore[reportFunctionMemberAccess]
     return build
 

@@ -261,7 +261,7 @@ def test_on_real_photos_the_map_lies_on_the_flower_of_the_class():
     from sklearn.preprocessing import StandardScaler
 
     names = ("sunflowers", "tulips")
-    backbone = ke.EfficientNetB0(include_top=False)
+    backbone = ke.EfficientNetB0(weights=None, include_top=False)
     ke.load_weights(backbone, WEIGHTS, strict=False)
     features = backbone.get_layer("block7a_se").output
     pool = keras.Model(backbone.input, keras.layers.GlobalAveragePooling2D()(features))

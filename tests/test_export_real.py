@@ -72,7 +72,7 @@ def flowers():
     from sklearn.preprocessing import StandardScaler
 
     data = ke.data.load(f"folder:{SHARED / 'data' / 'flowers'}")
-    base = ke.EfficientNetB0()
+    base = ke.EfficientNetB0(weights=None)
     ke.load_weights(base, WEIGHTS, strict=False)
     pooled = keras.layers.GlobalAveragePooling2D()(base.get_layer("block7a_se").output)
     features = keras.Model(base.input, pooled)
@@ -142,7 +142,7 @@ def test_files_that_are_served_are_classified_as_the_predictor_does(flowers, tmp
 def test_the_page_on_serving_shows_what_the_tool_shows(tmp_path):
     page = Path(__file__).parents[1] / "docs" / "guides" / "servers.md"
     names = ["daisy", "dandelion", "roses", "sunflowers", "tulips"]
-    model = ke.EfficientNetB0(classes=5)
+    model = ke.EfficientNetB0(weights=None, classes=5)
     deploy.export_saved_model(model, tmp_path / "served", {"class_names": names})
     shown = re.findall(
         r"^\$ saved_model_cli show --dir served/1 --tag_set serve --signature_def (\w+)\n(.*?)"

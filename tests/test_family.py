@@ -108,7 +108,7 @@ def test_v2_rounds_without_the_ten_percent_rule():
 def test_v2_settings():
     assert spec.VARIANTS["V2-S"].batch_norm_momentum == 0.9
     assert spec.VARIANTS["V2-S"].train_resolution == 300
-    network = ke.EfficientNetV2S(input_shape=(32, 32, 3), include_top=False)
+    network = ke.EfficientNetV2S(weights=None, input_shape=(32, 32, 3), include_top=False)
     assert network.name == "efficientnetv2-s"
     assert network.get_layer("normalize").mean == [128.0] * 3
     assert network.get_layer("stem_bn").momentum == 0.9

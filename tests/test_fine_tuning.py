@@ -79,6 +79,6 @@ def test_weights_out_of_reach_say_how_to_go_on(monkeypatch, tmp_path):
 def test_what_does_not_fine_tune_is_refused():
     with pytest.raises(InputError, match=r"Recipe 'small' does not fine-tune; use finetune or pro"):
         ke.finetune("Lite0", "digits", recipe("small"))
-    model = ke.EfficientNetLite0(input_shape=(None, None, 3), classes=10)
+    model = ke.EfficientNetLite0(weights=None, input_shape=(None, None, 3), classes=10)
     with pytest.raises(InputError, match=r"images of any size; pass image_size="):
         ke.finetune(model, "digits")

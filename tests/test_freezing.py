@@ -8,7 +8,7 @@ from keras_efficientnet.training.freezing import fine_tune_from
 
 @pytest.fixture(scope="module")
 def model():
-    return ke.EfficientNetB0(input_shape=(64, 64, 3), classes=3)
+    return ke.EfficientNetB0(weights=None, input_shape=(64, 64, 3), classes=3)
 
 
 def learning(model):

@@ -156,7 +156,7 @@ def test_a_stage_of_more_than_26_blocks_builds_and_is_tapped():
 
 @pytest.mark.parametrize("include_top", [True, False])
 def test_feature_pyramid_taps_the_last_block_of_each_stride(include_top):
-    model = ke.EfficientNetB0(include_top=include_top, input_shape=(75, 64, 3))
+    model = ke.EfficientNetB0(weights=None, include_top=include_top, input_shape=(75, 64, 3))
     pyramid = ke.feature_pyramid(model)
     x = photos(2, 75, 64, 3)
     maps = pyramid(x)
@@ -486,7 +486,7 @@ def test_a_clone_is_a_network_of_its_own_with_the_same_graph(small, randomize):
 
 
 def test_initial_weights_have_the_tpu_code_s_distribution():
-    model = ke.EfficientNetB0()
+    model = ke.EfficientNetB0(weights=None)
     # Normal with variance 2 / fan_out, where a depthwise kernel fans out to its area.
     for name, fan_out in (
         ("top_conv", 1280),

@@ -36,6 +36,6 @@ def test_a_layer_that_cannot_be_counted_is_refused():
 
 
 def test_an_input_of_any_size_is_refused():
-    model = ke.EfficientNetB0(input_shape=(None, None, 3))
+    model = ke.EfficientNetB0(weights=None, input_shape=(None, None, 3))
     with pytest.raises(ke.InputError, match="fixed input size"):
         ke.study.multiply_adds(model)

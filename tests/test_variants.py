@@ -14,6 +14,7 @@ from model_helpers import outputs_of, photos
 
 import keras_efficientnet as ke
 from keras_efficientnet import model, variants
+from keras_efficientnet.weights import keras_files
 
 NAMES = ["B0", "B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "L2"]
 
@@ -21,7 +22,7 @@ NAMES = ["B0", "B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "L2"]
 def pair(name, shape, **options):
     """Our network and keras.applications' with fresh weights."""
     ours = getattr(ke, f"EfficientNet{name}")(
-        input_shape=shape, include_preprocessing=False, **options
+        weights=None, input_shape=shape, include_preprocessing=False, **options
     )
     theirs = getattr(keras.applications, f"EfficientNet{name}")(
         input_shape=shape, weights=None, **options
@@ -112,6 +113,9 @@ def test_builders_take_the_arguments_of_keras_applications_in_their_order():
             "batch_norm_epsilon",
         }
         generic = list(inspect.signature(ke.EfficientNet).parameters.values())
+        default = ours["weights"].default
+        assert default == (None if name in ("B8", "L2") else "imagenet")
+        generic[2] = generic[2].replace(default=default)
         assert generic[1:] == list(ours.values())
 
 
@@ -121,7 +125,9 @@ def test_builders_pass_every_argument_on(monkeypatch, name):
     assert builder.__name__ == f"EfficientNet{name}"
     arguments = {parameter: object() for parameter in inspect.signature(builder).parameters}
     arguments |= {"padding": "symmetric", "pixels": "inception", "batch_norm_epsilon": 1e-5}
+    arguments["name"] = "a name"
     calls = []
+    monkeypatch.setattr(keras_files, "guard", lambda network: None)
     for module, function in ((model, "build"), (variants, "load_weights")):
         monkeypatch.setattr(module, function, lambda *given, **named: calls.append((given, named)))
     builder(**arguments)
@@ -297,7 +303,9 @@ np.save(folder + "/mean.npy", keras.ops.convert_to_numpy(layer.moving_mean))
 def test_other_backends_give_the_outputs_of_tensorflow(backend, randomize, run_python, tmp_path):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
-    model = randomize(ke.EfficientNetB0(input_shape=(75, 64, 3), classifier_activation=None))
+    model = randomize(
+        ke.EfficientNetB0(weights=None, input_shape=(75, 64, 3), classifier_activation=None)
+    )
     model.save_weights(tmp_path / "b0.weights.h5")
     x = photos(2, 75, 64, 3)
     np.save(tmp_path / "x.npy", x)

@@ -27,7 +27,7 @@ class Attack:
 
 @pytest.fixture(scope="module")
 def network():
-    return ke.EfficientNetB0(input_shape=(32, 32, 3))
+    return ke.EfficientNetB0(weights=None, input_shape=(32, 32, 3))
 
 
 @pytest.fixture(scope="module")

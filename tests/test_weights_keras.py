@@ -52,7 +52,7 @@ def peer():
 @pytest.fixture(scope="module")
 def network():
     """One B0 for the tests that fill all of it."""
-    return ke.EfficientNetB0(input_shape=(64, 64, 3), classifier_activation=None)
+    return ke.EfficientNetB0(weights=None, input_shape=(64, 64, 3), classifier_activation=None)
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +314,7 @@ def bytes_read():
 
 def test_a_converted_file_is_used_at_its_own_size(tmp_path):
     source, output = tmp_path / "b1.weights.h5", tmp_path / "b1.keras"
-    ke.EfficientNetB1(input_shape=(32, 32, 3)).save_weights(source)
+    ke.EfficientNetB1(weights=None, input_shape=(32, 32, 3)).save_weights(source)
     weights.convert(source, "B1", output)
     predictor = ke.Predictor(output)
     assert predictor.description.image_size == 240
@@ -329,7 +329,7 @@ def test_a_file_is_near_a_variant_only_when_most_of_it_fits(small, tmp_path, run
     code = "import sys; from keras_efficientnet.cli import main; main()"
     out = run_python(code, "weights", "inspect", path)
     assert "fits no published variant, 3 channels in" in out
-    ke.EfficientNetLite0(classes=3).save_weights(path)
+    ke.EfficientNetLite0(weights=None, classes=3).save_weights(path)
     assert ke.weights.inspect(path).variant == "Lite0"
 
 

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(not WEIGHTS.exists(), reason="needs the files in
 
 
 def test_the_missing_tensors_are_reported():
-    network = ke.EfficientNetB0()
+    network = ke.EfficientNetB0(weights=None)
     with pytest.raises(ke.InputError, match="3 missing"):
         ke.load_weights(network, WEIGHTS)
     report = ke.load_weights(network, WEIGHTS, strict=False, pixels="imagenet")
@@ -50,7 +50,7 @@ def test_the_missing_tensors_are_reported():
 
 def test_golden_activations():
     golden = np.load(GOLDEN)
-    network = ke.EfficientNetB0(include_preprocessing=False)
+    network = ke.EfficientNetB0(weights=None, include_preprocessing=False)
     ke.load_weights(network, WEIGHTS, strict=False)
     pixels = golden["inputs"].transpose(0, 2, 3, 1)
     for name, layer in TAPS.items():
@@ -76,7 +76,7 @@ def test_eight_bits_agree_with_float_on_real_photos(flowers, tmp_path):
     from sklearn.preprocessing import StandardScaler
 
     (train, labels), (val, _) = flowers
-    network = ke.EfficientNetB0()
+    network = ke.EfficientNetB0(weights=None)
     ke.load_weights(network, WEIGHTS, strict=False)
     pooled = keras.layers.GlobalAveragePooling2D()(network.get_layer("block7a_se").output)
     features = keras.Model(network.input, pooled).predict(train, batch_size=50, verbose=0)
@@ -111,7 +111,7 @@ def test_a_linear_probe_on_flowers():
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    network = ke.EfficientNetB0()
+    network = ke.EfficientNetB0(weights=None)
     ke.load_weights(network, WEIGHTS, strict=False)
     features = keras.layers.GlobalAveragePooling2D()(network.get_layer("block7a_se").output)
     features = keras.Model(network.input, features)

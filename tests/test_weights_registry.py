@@ -21,7 +21,7 @@ from keras_efficientnet.weights.registry import RemoteFile
 
 @pytest.fixture(scope="module")
 def network():
-    return ke.EfficientNetB0(input_shape=(64, 64, 3))
+    return ke.EfficientNetB0(weights=None, input_shape=(64, 64, 3))
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_other_pixels_are_refused_before_any_download(network):
 
 def test_download_verify_and_load(network, served, monkeypatch):
     folder, models, address = served
-    source = randomize(ke.EfficientNetB0(input_shape=(64, 64, 3)))
+    source = randomize(ke.EfficientNetB0(weights=None, input_shape=(64, 64, 3)))
     source.save(folder / "efficientnetb0.h5")
     digest = hashlib.md5((folder / "efficientnetb0.h5").read_bytes()).hexdigest()
     entry = registry.find("B0", "imagenet")
