@@ -157,7 +157,8 @@ def quantize(
     if in_float:
         names = "|".join(map(re.escape, in_float))
         recipe.add_quantization_config(f"^({names});$", "*", algorithm_key="no_quantize")
-    shapes = Graph(content).shapes()
+    graph = Graph(content)
+    shapes = graph.shapes()
     limits = {
         name: {
             "min": np.full([1] * len(shapes[name]), low),
@@ -165,7 +166,7 @@ def quantize(
         }
         for name, (low, high) in ranges.items()
     }
-    return _written(content, recipe, limits, _kernel_limits(content, ranges), rounding)
+    return _written(graph, recipe, limits, _kernel_limits(graph, ranges), rounding)
 
 
 def quantize_weights(content: bytes, rounding: WeightRounding | None = None) -> bytes:
@@ -179,11 +180,12 @@ def quantize_weights(content: bytes, rounding: WeightRounding | None = None) -> 
 
     recipe = recipe_manager.RecipeManager()
     recipe.add_weight_only_config(".*", "*", num_bits=8)
-    return _written(content, recipe, {}, _kernel_limits(content, {}), rounding)
+    graph = Graph(content)
+    return _written(graph, recipe, {}, _kernel_limits(graph, {}), rounding)
 
 
 def _written(
-    content: bytes,
+    graph: Graph,
     recipe: Any,
     limits: dict[str, dict[str, np.ndarray]],
     kernels: Mapping[str, np.ndarray],
@@ -193,11 +195,9 @@ def _written(
     from ai_edge_quantizer import quantizer
 
     if rounding:
-        graph = Graph(content)
         rounding(graph, kernels)
-        content = graph.content()
     limits |= {name: {"min": -limit, "max": limit} for name, limit in kernels.items()}
-    made = quantizer.Quantizer(bytearray(content), recipe.get_quantization_recipe())
+    made = quantizer.Quantizer(bytearray(graph.content()), recipe.get_quantization_recipe())
     # It shows a bar of its own, and warns of keeping every tensor.
     with (
         suppress_native_logs(),
@@ -213,10 +213,10 @@ def _written(
     return bytes(result.quantized_model)
 
 
-def _kernel_limits(content: bytes, ranges: Mapping[str, Range]) -> dict[str, np.ndarray]:
+def _kernel_limits(graph: Graph, ranges: Mapping[str, Range]) -> dict[str, np.ndarray]:
     """Returns the largest value of each output channel of the kernels, by name."""
     limits = {}
-    for layer in Graph(content).convolutions():
+    for layer in graph.convolutions():
         axis = layer.kernel.ndim - 1 if layer.depthwise else 0
         others = tuple(other for other in range(layer.kernel.ndim) if other != axis)
         limit = np.maximum(np.abs(layer.kernel).max(others, keepdims=True), 1e-12)
