@@ -116,16 +116,15 @@ def train(
     variant, config = scaling.get_variant(variant), config or TrainConfig()
     if recipe and recipe.fine_tuning and weights is None:
         raise InputError("Fine-tuning needs weights to start from; pass --weights.")
-    given = Path(output).expanduser() if output else None
-    if given:
-        refuse_existing(given, if_exists)  # before the data are read
+    if output:  # refused before the data are read
+        refuse_existing(output := Path(output).expanduser(), if_exists)
     data = sources.load(data) if isinstance(data, str) else data
     if weights is not None:
         variant, weights = find_weights(variant, weights)
     usual = "small" if weights is None else "finetune"
     recipe = recipe or get_recipe(usual, variant, len(data.train))
     run = _Run(variant, data, _of_full_batches(recipe, data), weights, image_size, config)
-    output = given or OUTPUT_ROOT / f"{data.name}-{variant.name.lower()}"
+    output = Path(output or OUTPUT_ROOT / f"{data.name}-{variant.name.lower()}")
     distribution.leave_devices_to_jax()
     with _run_folder(output, run, if_exists) as folder:
         distribution.check_same(dataclasses.asdict(run.settings))

@@ -34,7 +34,7 @@ def test_digits_are_split_once_and_for_all():
 
 @pytest.mark.parametrize("source", ["", "folder:", "csv:", "imagenet", "tfds:"])
 def test_unknown_sources_are_refused(source):
-    with pytest.raises(InputError, match="use digits, folder:DIR, csv:FILE or tfds:NAME"):
+    with pytest.raises(InputError, match="use digits, folder:DIR, csv:FILE, tfds:NAME, tf"):
         sources.load(source)
 
 

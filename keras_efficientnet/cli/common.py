@@ -113,7 +113,7 @@ def data_options(flag: str, help_text: str, **settings: Any) -> Callable:
 
 DATA_HELP = (
     "digits, folder:DIR (one folder of images for each class, with or without train/ and val/), "
-    "csv:FILE (columns path and label) or tfds:NAME."
+    "csv:FILE (columns path and label), tfds:NAME, tfrecord:PATTERN or parquet:PATTERN."
 )
 
 

@@ -23,6 +23,9 @@ MAX_LISTED = 20
 MEMORY_BYTES = 2**30
 """Files whose decoded pixels fit into this are decoded once for a training run."""
 
+SHUFFLE_BUFFER = 10_000
+"""Size of the buffer that shuffles an epoch of a stream, in records; a gigabyte for ImageNet."""
+
 
 class Examples(Protocol):
     """Labelled images of one split."""
@@ -422,6 +425,28 @@ def _shuffled(count: int, seed: int, start: int, at: Callable) -> tuple[Any, Cal
         return at(shuffle(position % count, epoch, last))
 
     return tf.data.Dataset.counter(start), decode
+
+
+def shuffled_epochs(count: int, seed: int, start: int, records: Callable) -> Any:
+    """Makes the records of `Examples.stream` of what can only be read from its beginning.
+
+    Args:
+        count: records of an epoch.
+        seed: of the order.
+        start: position in the stream to start at; records before it are read and left.
+        records: from the number of an epoch and a random number drawn for it, int tensors, to a
+            `tf.data.Dataset` of its records.
+    """
+    import tensorflow as tf
+
+    def epoch(number):
+        # The seed of this graph, which TensorFlow mixes into the seeds of `shuffle`.
+        tf.compat.v1.set_random_seed(1)
+        key = tf.stack([tf.constant(seed, tf.int64), number])
+        draw = tf.random.stateless_uniform([], key, 0, 2**31 - 1, tf.int64)
+        return records(number, draw).shuffle(min(count, SHUFFLE_BUFFER), seed=draw)
+
+    return tf.data.Dataset.counter(start // count).flat_map(epoch).skip(start % count)
 
 
 def _changed(path: str | os.PathLike) -> RunError:

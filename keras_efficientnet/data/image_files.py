@@ -178,13 +178,7 @@ def _from_listings(
     if len(listings) == 1:
         _require_two({label: len(paths) for label, paths in train.items()})
     paths = [path for listing in listings.values() for part in listing.values() for path in part]
-    with images.collected_warnings() as warned:
-        checked = dict(zip(paths, _checked(source, paths, pixel_range), strict=True))
-    if warned:
-        first, texts = next(iter(sorted(warned.items())))
-        walk.remarks.append(
-            f"Pillow warns of {len(warned)} images, such as {first}: {texts[0].rstrip('.')}."
-        )
+    checked = _checked(source, paths, pixel_range, walk)
     unusable = walk.unreadable + [
         LeftOut(str(path), bad) for path, bad in checked.items() if isinstance(bad, str)
     ]
@@ -226,14 +220,25 @@ def _from_listings(
 
 
 def _checked(
-    source: str, paths: list[Path], pixel_range: images.PixelRange | None
-) -> Iterator[tuple[int, int, int] | str]:
-    """Decodes each file once, to find bad ones before training rather than in it."""
+    source: str, paths: list[Path], pixel_range: images.PixelRange | None, walk: Walk
+) -> dict[Path, tuple[int, int, int] | str]:
+    """Decodes each file once, to find bad ones before training rather than in it.
+
+    What Pillow warns of is added to the walk's remarks.
+    """
+    check = partial(_check, pixel_range=pixel_range)
     bar = Bar(total=len(paths), desc=f"Checking {source}", unit="img", leave=False)
-    with bar:
-        for checked in in_threads(partial(_check, pixel_range=pixel_range), paths):
+    found = {}
+    with bar, images.collected_warnings() as warned:
+        for path, checked in zip(paths, in_threads(check, paths), strict=True):
+            found[path] = checked
             bar.update()
-            yield checked
+    if warned:
+        first, texts = next(iter(sorted(warned.items())))
+        walk.remarks.append(
+            f"Pillow warns of {len(warned)} images, such as {first}: {texts[0].rstrip('.')}."
+        )
+    return found
 
 
 def _check(path: Path, pixel_range: images.PixelRange | None) -> tuple[int, int, int] | str:

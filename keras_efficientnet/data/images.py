@@ -112,11 +112,15 @@ def read(source: Any, pixel_range: PixelRange | None = None) -> Image.Image:
         del _reading.name
 
 
-def orientation(path: str | os.PathLike) -> int:
-    """Returns the EXIF orientation of a file that can be read, 1 to 8; 1 where it names none."""
-    _reading.name = os.fspath(path)
+def orientation(source: str | os.PathLike | bytes) -> int:
+    """Returns the EXIF orientation of a file that can be read, 1 to 8; 1 where it names none.
+
+    Args:
+        source: its path or content.
+    """
+    _reading.name = "The image" if isinstance(source, bytes) else os.fspath(source)
     try:
-        with open_image(path) as header:
+        with open_image(io.BytesIO(source) if isinstance(source, bytes) else source) as header:
             value = header.getexif().get(_ORIENTATION, 1)
     finally:
         del _reading.name

@@ -1,11 +1,11 @@
-"""Data sets by name: `digits`, `folder:DIR`, `csv:FILE` and `tfds:NAME`."""
+"""Data sets by name, such as `digits` or `folder:DIR`."""
 
 import os
 from pathlib import Path
 
 import numpy as np
 
-from keras_efficientnet.data import image_files, images, tfds
+from keras_efficientnet.data import image_files, images, record_files, tfds
 from keras_efficientnet.data.dataset import ArrayExamples, Dataset
 from keras_efficientnet.data.splits import HOLDOUT, describe_holdout, stratified_split
 from keras_efficientnet.errors import RANGE, InputError, is_range, require
@@ -27,7 +27,8 @@ def load(
     """Opens a data set.
 
     Args:
-        source: `"digits"`, `"folder:DIR"`, `"csv:FILE"` or `"tfds:NAME"`.
+        source: `"digits"`, `"folder:DIR"`, `"csv:FILE"`, `"tfds:NAME"`, `"tfrecord:PATTERN"` or
+            `"parquet:PATTERN"`.
         train_split: split expression for `tfds:` such as `"train[:80%]"`.
         test_split: likewise for the held-out images.
         strict: refuse a folder or CSV file with images that cannot be decoded, instead of
@@ -59,7 +60,12 @@ def load(
         return image_files.from_csv(path, strict, holdout, pixel_range)
     if kind == "tfds" and rest:
         return tfds.from_name(rest, train_split, test_split, holdout)
-    raise InputError(f"Unknown data {source!r}; use digits, folder:DIR, csv:FILE or tfds:NAME.")
+    if kind in record_files.KINDS and rest:
+        return record_files.from_pattern(kind, str(path), strict, holdout, pixel_range)
+    raise InputError(
+        f"Unknown data {source!r}; use digits, folder:DIR, csv:FILE, tfds:NAME, tfrecord:PATTERN "
+        "or parquet:PATTERN."
+    )
 
 
 def _digits(holdout: float) -> Dataset:

@@ -9,13 +9,10 @@ from PIL import Image
 
 from keras_efficientnet.bars import Bar
 from keras_efficientnet.data import images
-from keras_efficientnet.data.dataset import Dataset, slug
+from keras_efficientnet.data.dataset import Dataset, shuffled_epochs, slug
 from keras_efficientnet.data.splits import HOLDOUT, split_of
 from keras_efficientnet.data.threads import in_threads
 from keras_efficientnet.errors import InputError, reason
-
-SHUFFLE_BUFFER = 10_000
-"""Size of the buffer that shuffles an epoch, in records; a gigabyte for ImageNet."""
 
 
 def from_name(
@@ -154,18 +151,11 @@ class TfdsExamples:
         The files of tensorflow-datasets have no random access by default, so an epoch is read
         from its beginning, and images before `start` are skipped without decoding them.
         """
-        import tensorflow as tf
 
-        def epoch(number):
-            # The seed of this graph, which TensorFlow mixes into the seeds of `shuffle`.
-            tf.compat.v1.set_random_seed(1)
-            key = tf.stack([tf.constant(seed, tf.int64), number])
-            draw = tf.random.stateless_uniform([], key, 0, 2**31 - 1, tf.int64)
-            records = self._dataset(shuffle_seed=draw)
-            return records.shuffle(min(self.count, SHUFFLE_BUFFER), seed=draw)
+        def epoch(number, draw):
+            return self._dataset(shuffle_seed=draw)
 
-        epochs = tf.data.Dataset.counter(start // self.count)
-        return epochs.flat_map(epoch).skip(start % self.count), _content
+        return shuffled_epochs(self.count, seed, start, epoch), _content
 
     def _dataset(self, shuffle_seed: Any = None):
         """Opens the encoded images with their labels."""
