@@ -312,3 +312,21 @@ def test_a_tilde_is_the_home_folder(command, lite, folder, tmp_path, monkeypatch
     code, _, err = command("predict", lite, folder / "b.jpg", "--output=~/new/results.csv")
     assert code == 0, err
     assert (tmp_path / "new" / "results.csv").exists()
+
+
+def test_a_pattern_names_folders_that_cannot_be_read(command, lite, folder, tmp_path, monkeypatch):
+    locked, scandir = tmp_path / "deep" / "locked", os.scandir
+    locked.mkdir(parents=True)
+    for path in (tmp_path / "a.jpg", locked / "b.jpg"):
+        path.write_bytes((folder / "b.jpg").read_bytes())
+
+    def refuse(path):
+        if os.fspath(path) == str(locked):
+            raise PermissionError(13, "Permission denied", str(locked))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    code, out, err = command("predict", lite, f"{tmp_path}/**/*.jpg", "--json")
+    assert code == 0
+    assert [row["file"] for row in json.loads(out)] == [str(tmp_path / "a.jpg")]
+    assert err == f"Left out {locked}: cannot be read: Permission denied.\n"

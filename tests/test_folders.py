@@ -218,6 +218,10 @@ def test_folders_that_cannot_be_read_are_named_at_any_depth(tmp_path, monkeypatc
     assert (left_out.path, left_out.reason) == (locked, "cannot be read: Permission denied.")
     with pytest.raises(InputError, match="dog/locked cannot be read: Permission denied"):
         load(tmp_path, strict=True)
+    locked = str(tmp_path / "fox")
+    write(tmp_path, "fox/", count=3)
+    (left_out,) = load(tmp_path).left_out
+    assert (left_out.path, left_out.reason) == (locked, "cannot be read: Permission denied.")
 
 
 def test_links_to_folders_are_named(tmp_path):

@@ -120,6 +120,9 @@ def _image_files(paths: Iterable[str]) -> Iterator[str]:
             files = list(map(str, walk.images(path)))
         elif glob.has_magic(path) and not os.path.exists(path):
             files = sorted(filter(os.path.isfile, glob.iglob(path, recursive=True)))
+            if "**" in path:  # of which the pattern skips folders that cannot be read
+                for root in glob.glob(path.partition("**")[0] or os.curdir):
+                    walk.name_unreadable(root)
         else:
             yield path
             continue

@@ -53,6 +53,11 @@ class Walk:
             found += [Path(path) for path in paths if self._is_image(path)]
         return sorted(found)
 
+    def name_unreadable(self, root: str | os.PathLike) -> None:
+        """Adds folders in a folder that cannot be read, at any depth, to `unreadable`."""
+        for _ in os.walk(root, onerror=self._failed):
+            pass
+
     def folders(self, root: Path) -> tuple[list[Path], int]:
         """Returns the folders directly in a folder, sorted, and the number of images there.
 
@@ -98,7 +103,7 @@ class Walk:
                 )
             if images:
                 listing.setdefault(class_name(folder.name), []).extend(images)
-            else:
+            elif str(folder) not in [each.path for each in self.unreadable]:
                 self.leave_out(folder, f"has no images; {ACCEPTED}.")
         return listing
 

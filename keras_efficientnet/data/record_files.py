@@ -4,6 +4,7 @@ The files are read once before training, to find images that cannot be decoded, 
 beginning to end in every epoch. What is kept of a record is its label and a few bytes.
 """
 
+import fnmatch
 import glob
 import hashlib
 import itertools
@@ -91,7 +92,7 @@ def from_pattern(
         InputError: see `sources.load`.
     """
     source, (reader_of, usual) = f"{kind}:{pattern}", KINDS[kind]
-    found = Path(pattern).rglob(usual) if os.path.isdir(pattern) else map(Path, glob.glob(pattern))
+    found = _inside(pattern, usual) if os.path.isdir(pattern) else map(Path, glob.glob(pattern))
     if not (paths := sorted(path for path in found if path.is_file())):
         raise InputError(f"There are no files of {source!r}.")
     of_file, reader = _splits(paths), reader_of()
@@ -280,6 +281,16 @@ class RecordExamples:
             return decoded, orientation, label
 
         return shuffled_epochs(len(self), seed, start, epoch), decode
+
+
+def _inside(root: str, usual: str) -> Iterator[Path]:
+    """Yields the files of a kind in a folder, at any depth."""
+
+    def fail(error: OSError):
+        raise InputError(f"Folder {str(error.filename)!r} cannot be read: {error.strerror}.")
+
+    for folder, _, names in os.walk(root, onerror=fail):
+        yield from (Path(folder, name) for name in fnmatch.filter(names, usual))
 
 
 def _splits(paths: Sequence[Path]) -> dict[Path, str]:

@@ -10,6 +10,7 @@ from PIL import Image
 from keras_efficientnet.bars import Bar
 from keras_efficientnet.data import images
 from keras_efficientnet.data.dataset import Dataset, shuffled_epochs, slug
+from keras_efficientnet.data.folders import class_name
 from keras_efficientnet.data.splits import HOLDOUT, split_of
 from keras_efficientnet.data.threads import in_threads
 from keras_efficientnet.errors import InputError, reason
@@ -89,7 +90,7 @@ def from_builder(
     return Dataset(
         name=slug(builder.name),
         source=source or f"tfds:{builder.name}",
-        class_names=tuple(features[keys[1]].names),
+        class_names=tuple(map(class_name, features[keys[1]].names)),
         train=TfdsExamples(builder, train_split),
         test=TfdsExamples(builder, test_split),
         crop_fraction=images.PHOTO_CROP_FRACTION,
