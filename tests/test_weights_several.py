@@ -111,6 +111,49 @@ def test_a_checkpoint_with_an_optimizer(pair, small, network, tmp_path):
     same(network, pair[0])
 
 
+def keras_2(network):
+    """A network's variables as the objects of Keras 2 hold them, one for each layer."""
+    layers = {}
+    for variable in network.weights:
+        if "seed" not in variable.path:
+            layer, _, field = variable.path.replace("_se/", "_se_").rpartition("/")
+            held = tf.Variable(variable.numpy(), name=f"{layer}/{field}")
+            layers.setdefault(layer, {})[field] = held
+    places = enumerate(tf.train.Checkpoint(**fields) for fields in layers.values())
+    return tf.train.Checkpoint(**{f"layer_with_weights-{index}": layer for index, layer in places})
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("by attribute", ("teacher", "student")),
+        ("in a model", ("model/_operations/1", "model/_operations/2")),
+        ("of Keras 2", ("layer_with_weights-0", "layer_with_weights-1")),
+        pytest.param("exported", ("network-1", "network-2"), marks=pytest.mark.slow),
+    ],
+)
+def test_one_of_two_networks_in_tensorflows_formats(kind, names, pair, network, tmp_path):
+    teacher, student, both = pair
+    if kind == "by attribute":
+        checkpoint = tf.train.Checkpoint(teacher=teacher, student=student)
+    elif kind == "of Keras 2":
+        nested = {f"layer_with_weights-{i}": keras_2(each) for i, each in enumerate(pair[:2])}
+        checkpoint = tf.train.Checkpoint(**nested)
+    else:
+        checkpoint = tf.train.Checkpoint(model=both)
+    if kind == "exported":
+        both.export(tmp_path / "model", verbose=False)
+    else:
+        checkpoint.save(str(tmp_path / "model" / "run"))
+    for strict in (True, False):
+        with pytest.raises(ke.InputError, match=rf"2 networks.* prefix=.*'{names[1]}'"):
+            ke.load_weights(network, tmp_path / "model", strict)
+    for name, chosen in zip(names, (teacher, student), strict=True):
+        report = ke.load_weights(network, tmp_path / "model", prefix=name, pixels="imagenet")
+        assert report.complete
+        same(network, chosen)
+
+
 @pytest.mark.torch
 def test_checkpoints_of_a_training_script(pair, network, tmp_path):
     torch = pytest.importorskip("torch")
