@@ -32,7 +32,7 @@ from keras_efficientnet.cli.common import (
 def evaluate(model, load_data, split, trust, as_json):
     """Measure the accuracy of MODEL on held-out images.
 
-    MODEL is a .keras, .tflite or .onnx file or a SavedModel folder. Prints accuracy by class
+    MODEL is a .keras, .h5, .tflite or .onnx file or a SavedModel folder. Prints accuracy by class
     and the most frequent confusions.
     """
     from keras_efficientnet import deploy

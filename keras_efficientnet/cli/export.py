@@ -75,7 +75,7 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 @json_option
 def export(model, formats, quantize, load_data, labels, output, as_json, **settings):
-    """Convert MODEL, a .keras file or a SavedModel folder, and check every result.
+    """Convert MODEL, a .keras or .h5 file or a SavedModel folder, and check every result.
 
     Writes model.keras, saved_model/, model_QUANTIZE.tflite and model.onnx, as asked for, and
     a model card. Each is reloaded by a fresh interpreter and compared with MODEL before it is
