@@ -20,6 +20,9 @@ def network():
     image = keras.Input((32, 32, 3))
     x = layers.Rescaling(1 / 255)(image)
     x = layers.Conv2D(4, 3, activation="relu")(x)
+    x = layers.DepthwiseConv2D(3)(x)
+    x = layers.SeparableConv2D(4, 3, use_bias=False)(x)
+    x = layers.Conv2DTranspose(4, 2)(x)
     x = layers.BatchNormalization()(x)
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(image, layers.Dense(3, "softmax")(x), name="theirs")
@@ -67,6 +70,10 @@ def as_keras_2(path):
                 for node in layer["inbound_nodes"]
                 for source in [node["args"][0]["config"]["keras_history"][0]]
             ]
+            if "Conv2D" in layer["class_name"]:
+                layer["config"]["groups"] = 1
+            if layer["class_name"] == "SeparableConv2D":
+                layer["config"] |= dict.fromkeys(("kernel_regularizer", "kernel_constraint"))
         file.attrs["model_config"] = json.dumps(config)
         file.attrs["keras_version"] = "2.15.0"
     return path

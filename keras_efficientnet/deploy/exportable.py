@@ -22,7 +22,7 @@ from keras_efficientnet.model import pixel_statistics
 from keras_efficientnet.spec import VariantSpec
 
 Model = Any
-"""A Keras model, the path of a .keras file, of a whole model in .h5 or of a SavedModel folder, or an
+"""A Keras model, the path of a .keras file, a whole model in .h5 or a SavedModel folder, or an
 `ExportableModel`."""
 DescriptionLike = ModelDescription | Mapping[str, Any] | None
 """A description, or single fields of one for what the model and its file leave open or say
