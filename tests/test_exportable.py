@@ -145,8 +145,8 @@ def test_what_cannot_be_exported_is_refused(small, model_files, tmp_path):
     for model, description, message in (
         (tmp_path / "none.keras", None, "does not exist"),
         (tmp_path / "broken.keras", None, "Cannot load model"),
-        (tmp_path / "folder", None, "cannot be exported; a .keras file or a SavedModel folder can"),
-        (model_files["float32"], None, "cannot be exported; a .keras file"),
+        (tmp_path / "folder", None, "cannot be exported; a .keras or .h5 file or a SavedModel"),
+        (model_files["float32"], None, "cannot be exported; a .keras or .h5 file"),
         (tmp_path / "nothing", None, "no signature 'serving_default'"),
         (Subclassed(name="own"), None, "'own' must be a functional or Sequential"),
         (keras.Model(image, [flat, flat], name="two"), None, "'two' has 1 inputs and 2 outputs"),

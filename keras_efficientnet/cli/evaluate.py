@@ -34,7 +34,7 @@ from keras_efficientnet.cli.common import (
 def evaluate(model, load_data, split, as_json, **opening):
     """Measure the accuracy of MODEL on held-out images.
 
-    MODEL is a .keras, .tflite or .onnx file or a SavedModel folder, or the name of published
+    MODEL is a .keras, .h5, .tflite or .onnx file or a SavedModel folder, or the name of published
     weights, see predict. Prints accuracy by class and the most frequent confusions.
     """
     from keras_efficientnet import deploy

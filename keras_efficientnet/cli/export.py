@@ -83,7 +83,7 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 @json_option
 def export(model, formats, quantize, load_data, labels, output, as_json, **settings):
-    """Convert MODEL, a .keras file or a SavedModel folder, and check every result.
+    """Convert MODEL, a .keras or .h5 file or a SavedModel folder, and check every result.
 
     Or MODEL is the name of published weights, such as imagenet:Lite2, see predict.
 

@@ -62,7 +62,7 @@ RESULT_SUFFIXES = (".csv", ".jsonl")
 def predict(model, paths, output, pictures, as_json, **options):
     r"""Classify images with MODEL.
 
-    MODEL is a .keras, .tflite or .onnx file or a SavedModel folder; class names and image
+    MODEL is a .keras, .h5, .tflite or .onnx file or a SavedModel folder; class names and image
     size come from the file itself. Or it is the name of published weights, such as 'imagenet',
     which is Lite0, or 'imagenet:Lite2' ('keras-efficientnet weights list' shows all). PATHS are
     image files, folders, which are searched for images at any depth, and patterns such as

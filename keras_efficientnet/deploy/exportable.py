@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_efficientnet import layers, scaling
 from keras_efficientnet.data.images import PHOTO_CROP_FRACTION
+from keras_efficientnet.deploy.keras_file import SUFFIXES, load_keras
 from keras_efficientnet.deploy.runtime import BATCH_SIZE
 from keras_efficientnet.deploy.saved_model_check import check_saved_model
 from keras_efficientnet.description import ModelDescription, read_description
@@ -23,7 +24,8 @@ from keras_efficientnet.spec import VariantSpec
 from keras_efficientnet.weights import inspect, structure
 
 Model = Any
-"""A Keras model, the path of a .keras file or of a SavedModel folder, or a `ExportableModel`."""
+"""A Keras model, the path of a .keras file, a whole model in .h5 or a SavedModel folder, or an
+`ExportableModel`."""
 DescriptionLike = ModelDescription | Mapping[str, Any] | None
 """A description, or single fields of one for what the model and its file leave open or say
 wrong."""
@@ -110,9 +112,11 @@ def open_exportable(model: Model, description: DescriptionLike = None) -> Export
         raise InputError(f"Model {str(path)!r} does not exist.")
     if path.is_dir() and (path / "saved_model.pb").is_file():
         return _from_saved_model(path, description, read_description(path))
-    if path.suffix == ".keras":
+    if path.suffix in SUFFIXES:
         return _from_keras(_load_keras(path), description, read_description(path))
-    raise InputError(f"{str(path)!r} cannot be exported; a .keras file or a SavedModel folder can.")
+    raise InputError(
+        f"{str(path)!r} cannot be exported; a .keras or .h5 file or a SavedModel folder can."
+    )
 
 
 def _parts(description: DescriptionLike, known: Any) -> tuple[Any, Mapping[str, Any]]:
@@ -125,9 +129,9 @@ def _parts(description: DescriptionLike, known: Any) -> tuple[Any, Mapping[str, 
 
 
 def _load_keras(path: Path) -> keras.Model:
-    """Loads a .keras file, without what training left in it and without running code."""
+    """Loads a Keras file, without what training left in it and without running code."""
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        return load_keras(path)
     except Exception as error:  # damaged archives fail in many ways
         raise InputError(f"Cannot load model {str(path)!r}: {reason(error)}.") from error
 

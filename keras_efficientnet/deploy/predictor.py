@@ -60,7 +60,7 @@ class Predictor:
         threads: number of threads used.
 
     Args:
-        path: a .keras file, a SavedModel folder, a .tflite or an .onnx file. A float .tflite
+        path: a .keras or .h5 file, a SavedModel folder, a .tflite or .onnx file. A float .tflite
             file is the fastest for single images on a CPU.
         threads: number of threads that decode images and run a .tflite or .onnx network; the
             number of available cores if None. TensorFlow has its own setting for the others.

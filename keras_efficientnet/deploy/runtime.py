@@ -46,7 +46,7 @@ def open_model(path: str | Path, threads: int | None = None) -> Runner:
     """Loads a model by its format.
 
     Args:
-        path: a .keras file, a SavedModel folder, a .tflite or an .onnx file.
+        path: a .keras file, a whole model in .h5, a SavedModel folder, a .tflite or an .onnx file.
         threads: number of threads for a .tflite or an .onnx file; the number of available
             cores if None. TensorFlow has one setting for the whole process
             (`tf.config.threading`), which is not changed.
@@ -60,12 +60,12 @@ def open_model(path: str | Path, threads: int | None = None) -> Runner:
         return _saved_model(path)
     if path.suffix == ".tflite":
         return _LiteModel(path, threads).runner()
-    if path.suffix == ".keras":
+    if path.suffix in (".keras", ".h5", ".hdf5"):
         return _keras(path)
     if path.suffix == ".onnx":
         return _onnx(path, threads)
     raise ValueError(
-        "it is neither a .keras file, a SavedModel folder, a .tflite file nor an .onnx file"
+        "it is neither a .keras nor .h5 file, a SavedModel folder, a .tflite file nor an .onnx file"
     )
 
 
@@ -77,11 +77,9 @@ def available_cores() -> int:
 
 
 def _keras(path: Path) -> Runner:
-    import keras
+    from keras_efficientnet.deploy.keras_file import load_keras
 
-    import keras_efficientnet.layers  # noqa: F401  registers the classes a .keras file names
-
-    model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    model: Any = load_keras(path)
     model.compile(jit_compile=False)  # XLA would compile for minutes on a CPU
     # Not every backend is thread-safe; one call uses all cores.
     lock = threading.Lock()
