@@ -27,7 +27,7 @@ from keras_efficientnet.task import SINGLE_LABEL, TASKS
 FILE_NAME = "keras_efficientnet.json"
 _ASSETS = "assets.extra"
 _TUPLES = ("class_names", "pixel_mean", "pixel_std")
-_TEXTS = ("variant", "summary", "author", "license", "data", "recipe", "listing")
+_TEXTS = ("variant", "summary", "author", "license", "data", "recipe", "listing", "group_by")
 # Version 1 had no version and called the summary its description.
 VERSION = 2
 MAX_IMAGE_SIZE = 65_536
@@ -58,6 +58,8 @@ class ModelDescription:
         temperature: that the logits were divided by, in the classifier's own weights, so that
             probabilities fit held-out images; 1 where they were not.
         listing: `Dataset.listing` of the data that it was trained on; empty if unknown.
+        holdout: `Dataset.holdout` of these data.
+        group_by: `Dataset.group_by` of these data.
     """
 
     variant: str
@@ -74,6 +76,8 @@ class ModelDescription:
     task: str = SINGLE_LABEL.name
     temperature: float = 1.0
     listing: str = ""
+    holdout: float | None = None
+    group_by: str = ""
 
     def __post_init__(self):
         """Refuses values that a stranger's file could bring in, without repeating them."""
@@ -94,6 +98,11 @@ class ModelDescription:
             "temperature": (
                 isinstance(self.temperature, int | float) and 0 < self.temperature < float("inf"),
                 "above 0",
+            ),
+            "holdout": (
+                self.holdout is None
+                or (isinstance(self.holdout, int | float) and 0 < self.holdout < 1),
+                "between 0 and 1, or null",
             ),
             "task": (self.task in tuple(TASKS), f"one of {', '.join(TASKS)}"),
         }

@@ -201,6 +201,8 @@ class _Run:
             class_weights=self.config.class_weights,
             class_names=self.data.class_names,
             listing=self.data.listing,
+            holdout=self.data.holdout,
+            group_by=self.data.group_by,
         )
 
     @property
@@ -219,9 +221,11 @@ class _Run:
                 f"EfficientNet-{self.variant.name} for {len(data.class_names)} classes, trained on "
                 f"{training} by the recipe {recipe.name}{start}."
             ),
-            data=f"{training} for training and {len(data.test)} held out.",
+            data=f"{training} for training and {len(data.test)} held out ({data.split}).",
             recipe=describe_recipe(recipe, self.train_image_size),
             listing=data.listing,
+            holdout=data.holdout,
+            group_by=data.group_by,
         )
 
     def network(self, size: int | None) -> keras.Model:

@@ -88,7 +88,8 @@ SECOND_VERSION = (
     .replace("{", '{\n "version": 2,', 1)
     .replace(
         '"small"',
-        '"small",\n "task": "single-label",\n "temperature": 1.0,\n "listing": ""',
+        '"small",\n "task": "single-label",\n "temperature": 1.0,\n "listing": "",\n '
+        '"holdout": null,\n "group_by": ""',
     )
 )
 

@@ -264,6 +264,8 @@ def test_held_out_images_that_are_also_trained_on_are_named(tmp_path):
     shutil.copy(train, copy)
     assert load(tmp_path).notes == (
         f"1 held-out images are identical to training images, such as {copy} to {train}.",
+        "1 pairs of images that are the same, or nearly, have different labels, such as "
+        f"{train} (dog) and {copy} (cat).",
     )
 
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from keras_efficientnet.deploy.export_report import ExportReport
 
 
+# Options of a data source by the names that `data.load` knows them by, except `strict`.
+_READING = ("train_split", "test_split", "holdout", "classes_are_folders", "group_by")
+
+
 def json_option(command: Callable) -> Callable:
     """Adds `--json`, as the argument `as_json`."""
     return click.option(
@@ -25,7 +29,8 @@ def json_option(command: Callable) -> Callable:
 def data_options(flag: str, help_text: str, **settings: Any) -> Callable:
     """Adds the options of a data source, as one argument `load_data`.
 
-    It loads the data and prints their summary to standard error; None without a source.
+    It loads the data and prints their summary to standard error; None without a source. A function
+    may be passed to it that loads them in another way than `data.load`, by the same options.
     """
 
     def decorate(command: Callable) -> Callable:
@@ -40,9 +45,14 @@ def data_options(flag: str, help_text: str, **settings: Any) -> Callable:
         @click.option(
             "--holdout",
             type=float,
-            default=0.2,
-            show_default=True,
-            help="Share of each class to hold out where the data have no held-out split.",
+            help="Share of each class to hold out where the data have no held-out split. "
+            "[default: 0.2]",
+        )
+        @click.option(
+            "--group-by",
+            metavar="parent|REGEX",
+            help="With folder: and csv: keep images of one parent folder, or of one match of this "
+            "in their paths, on one side of every split.",
         )
         @click.option(
             "--classes-are-folders",
@@ -50,19 +60,14 @@ def data_options(flag: str, help_text: str, **settings: Any) -> Callable:
             help="With folder: take folders called train, test and the like for classes.",
         )
         @wraps(command)
-        def with_data(source, train_split, test_split, strict_data, **options):
-            reading = {name: options.pop(name) for name in ("holdout", "classes_are_folders")}
+        def with_data(source, strict_data, **options):
+            given = {name: options.pop(name) for name in _READING}
+            reading = {name: value for name, value in given.items() if value is not None}
 
-            def load_data():
+            def load_data(load=None):
                 from keras_efficientnet.data import sources
 
-                data = sources.load(
-                    source,
-                    train_split=train_split,
-                    test_split=test_split,
-                    strict=strict_data,
-                    **reading,
-                )
+                data = (load or sources.load)(source, strict=strict_data, **reading)
                 click.echo(data.summary.describe(), err=True)
                 return data
 

@@ -39,6 +39,8 @@ class RunSettings:
         class_weights: whether the loss was weighted so that every class counts the same.
         class_names: in the order of the network's outputs.
         listing: `Dataset.listing`, which tells the same images under another path.
+        holdout: share of each class that was held out; None where the data have splits.
+        group_by: what tells the group of a file, none of which is on both sides; empty without.
     """
 
     variant: str
@@ -54,6 +56,8 @@ class RunSettings:
     class_weights: bool
     class_names: tuple[str, ...] = ()
     listing: str = ""
+    holdout: float | None = None
+    group_by: str = ""
 
 
 @dataclass(frozen=True)
