@@ -30,11 +30,16 @@ def data_options(flag: str, help_text: str, **settings: Any) -> Callable:
     """Adds the options of a data source, as one argument `load_data`.
 
     It loads the data and prints their summary to standard error; None without a source. A function
-    may be passed to it that loads them in another way than `data.load`, by the same options.
+    may be passed to it that loads them in another way than `data.load`, by the same options. A flag
+    without a dash stands for an argument of the command.
     """
+    if flag.startswith("-"):
+        source_parameter = click.option(flag, "source", help=help_text, **settings)
+    else:
+        source_parameter = click.argument("source", metavar=flag, **settings)
 
     def decorate(command: Callable) -> Callable:
-        @click.option(flag, "source", help=help_text, **settings)
+        @source_parameter
         @click.option("--train-split", help="With tfds: training split, such as 'train[:80%]'.")
         @click.option("--test-split", help="With tfds: held-out split.")
         @click.option(
