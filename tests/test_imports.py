@@ -56,6 +56,7 @@ ALLOWED = {
     "training": CORE | {"data", "files", "native_logs"},
     "fine_tuning": CORE | {"data", "description", "files", "training"},
     "study": CORE | {"data", "deploy", "description", "training", "files", "native_logs"},
+    "data_check": CORE | {"data", "description", "errors", "report", "training"},
     "run": CORE
     | {"data", "deploy", "description", "files", "fine_tuning", "native_logs", "report"}
     | {"run_folder", "training"},

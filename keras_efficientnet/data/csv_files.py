@@ -32,15 +32,15 @@ def list_csv(file: Path) -> Listed:
     lines: dict[str, tuple[int, str, str, str]] = {}
     groups: dict[Path, str] = {}
     again = 0
-    for line, path, *about in _rows(file):
+    for line, path, label, split, group in _rows(file):
         # Links and detours lead to one file, which counts once.
-        first, *before = lines.setdefault(os.path.realpath(path), (line, *about))
-        label, split, group = about
+        row = (line, label, split, group)
+        first, *before = lines.setdefault(os.path.realpath(path), row)
         if first == line:
             listings.setdefault(split, {}).setdefault(label, []).append(path)
             if group:
                 groups[path] = group
-        elif before == about:
+        elif before == [label, split, group]:
             again += 1
         else:
             raise InputError(

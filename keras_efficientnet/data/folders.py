@@ -76,6 +76,7 @@ class Walk:
                 inside of the classes.
         """
         listing: Listing = {}
+        inside: list[frozenset[str]] = []
         folders, loose = self.folders(root)
         if loose:
             self.leave_out(root, f"has {loose} images outside of class folders, without labels.")
@@ -87,16 +88,23 @@ class Walk:
                     f"Class folder {str(folder)!r} has a name that is not text in UTF-8; rename it."
                 )
             images = self.images(folder)
-            inner = [name for name in next(os.walk(folder), ("", [], []))[1] if split_of(name)]
-            if len(set(map(split_of, inner))) > 1 and not self.classes_are_folders:
+            inner = next(os.walk(folder), ("", [], []))[1]
+            splits = sorted(filter(split_of, inner))
+            if len(set(map(split_of, splits))) > 1 and not self.classes_are_folders:
                 raise InputError(
-                    f"Class folder {str(folder)!r} has the splits {', '.join(sorted(inner))}; put "
+                    f"Class folder {str(folder)!r} has the splits {', '.join(splits)}; put "
                     "class folders into folders of splits, or pass --classes-are-folders."
                 )
             if images:
                 listing.setdefault(class_name(folder.name), []).extend(images)
+                inside.append(frozenset(inner))
             else:
                 self.leave_out(folder, f"has no images; {', '.join(SUFFIXES)} files are read.")
+        if len(inside) > 1 and len(inside[0]) > 1 and len(set(inside)) == 1:
+            self.remarks.append(  # folds, or years, may have been meant
+                f"The classes {', '.join(sorted(listing)[:5])} all have the folders "
+                f"{', '.join(sorted(inside[0])[:5])}, which are read as parts of them."
+            )
         return listing
 
     def leave_out(self, path: str | os.PathLike, reason: str) -> None:

@@ -227,9 +227,9 @@ def _class_indices(known: Sequence[str], data: Dataset, chosen: Sequence[Example
     """
     # Model files of other packages may have names in another Unicode form.
     indices = {class_name(name): index for index, name in enumerate(known)}
-    labels = [examples.known_labels for examples in chosen]
+    labels = [part for examples in chosen if (part := examples.known_labels) is not None]
     present = np.arange(len(data.class_names))
-    if all(part is not None for part in labels):
+    if len(labels) == len(chosen):
         present = np.unique(np.concatenate(labels))
     if missing := sorted({data.class_names[index] for index in present} - set(indices)):
         raise InputError(
