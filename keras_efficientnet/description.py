@@ -29,7 +29,7 @@ FILE_NAME = "keras_efficientnet.json"
 _ASSETS = "assets.extra"
 _INTERPOLATIONS = get_args(Interpolation)
 _TUPLES = ("class_names", "pixel_mean", "pixel_std", "pixel_range")
-_TEXTS = ("variant", "summary", "author", "license", "data", "recipe", "listing")
+_TEXTS = ("variant", "summary", "author", "license", "data", "recipe", "listing", "group_by")
 # Version 1 had no version and called the summary its description.
 VERSION = 2
 MAX_IMAGE_SIZE = 65_536
@@ -63,6 +63,8 @@ class ModelDescription:
         pixel_range: values of wide pixels that it was trained to see as black and white, see
             `data.images.read`; None for those that a file itself names.
         interpolation: by which images are resized at evaluation, see `data.images.prepare`.
+        holdout: `Dataset.holdout` of these data.
+        group_by: `Dataset.group_by` of these data.
     """
 
     variant: str
@@ -81,6 +83,8 @@ class ModelDescription:
     listing: str = ""
     pixel_range: tuple[float, float] | None = None
     interpolation: Interpolation = "bicubic"
+    holdout: float | None = None
+    group_by: str = ""
 
     def __post_init__(self):
         """Refuses values that a stranger's file could bring in, without repeating them."""
@@ -105,6 +109,11 @@ class ModelDescription:
             "pixel_range": (
                 self.pixel_range is None or is_range(self.pixel_range),
                 f"{RANGE}, or null",
+            ),
+            "holdout": (
+                self.holdout is None
+                or (isinstance(self.holdout, int | float) and 0 < self.holdout < 1),
+                "between 0 and 1, or null",
             ),
             "task": (self.task in tuple(TASKS), f"one of {', '.join(TASKS)}"),
             "interpolation": (

@@ -203,6 +203,8 @@ class _Run:
             class_names=self.data.class_names,
             listing=self.data.listing,
             pixel_range=self.data.pixel_range,
+            holdout=self.data.holdout,
+            group_by=self.data.group_by,
         )
 
     @property
@@ -221,10 +223,12 @@ class _Run:
                 f"EfficientNet-{self.variant.name} for {len(data.class_names)} classes, trained on "
                 f"{training} by the recipe {recipe.name}{start}."
             ),
-            data=f"{training} for training and {len(data.test)} held out.",
+            data=f"{training} for training and {len(data.test)} held out ({data.split}).",
             recipe=describe_recipe(recipe, self.train_image_size),
             listing=data.listing,
             pixel_range=data.pixel_range,
+            holdout=data.holdout,
+            group_by=data.group_by,
         )
 
     def network(self, size: int | None) -> keras.Model:

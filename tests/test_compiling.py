@@ -136,3 +136,32 @@ def test_an_epoch_without_steps_is_refused():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     with pytest.raises(InputError, match="steps_per_epoch=0 must be at least 1"):
         compile_model(model, recipe("small"), 0)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (keras.layers.Dense(3, "sigmoid"), "ends in 'sigmoid'; a recipe trains models that end in"),
+        (keras.layers.Dense(1), r"outputs of shape \(None, 1\); .* with at least two classes"),
+        (keras.layers.Reshape((2, 2)), r"outputs of shape \(None, 2, 2\)"),
+    ],
+)
+def test_a_head_that_a_recipe_cannot_train_is_refused(head, message):
+    inputs = keras.Input((4,))
+    with pytest.raises(InputError, match=message):
+        compile_model(keras.Model(inputs, head(inputs)), recipe("small"), 10)
+
+
+@pytest.mark.parametrize(
+    ("layers", "from_logits"),
+    [
+        ([keras.layers.Dense(3)], True),
+        ([keras.layers.Dense(3, "softmax")], False),
+        ([keras.layers.Dense(3), keras.layers.Softmax()], False),
+        ([keras.layers.Dense(3), keras.layers.Activation("softmax")], False),
+    ],
+)
+def test_the_loss_knows_logits_from_probabilities(layers, from_logits):
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    compile_model(model, recipe("small"), 10)
+    assert model.loss.get_config()["from_logits"] is from_logits

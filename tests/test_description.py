@@ -89,8 +89,8 @@ SECOND_VERSION = (
     .replace(
         '"small"',
         '"small",\n "task": "single-label",\n "temperature": 1.0,\n "listing": "",\n'
-        ' "pixel_range": null,\n'
-        ' "interpolation": "bicubic"',
+        ' "pixel_range": null,\n "interpolation": "bicubic",\n'
+        ' "holdout": null,\n "group_by": ""',
     )
 )
 

@@ -79,6 +79,22 @@ def test_splits_inside_of_classes_are_refused(tmp_path):
     assert load(tmp_path, classes_are_folders=True).class_names == ("cat", "dog")
 
 
+def test_folders_that_all_classes_have_are_named(tmp_path):
+    """They may be the classes, and the folders around them folds or years."""
+    write(tmp_path, *classes("fold1", "fold2"), count=2)
+    data = load(tmp_path)
+    assert data.class_names == ("fold1", "fold2")
+    assert data.notes == (
+        "The classes fold1, fold2 all have the folders cat, dog, which are read as parts of them.",
+    )
+
+
+def test_validation_images_alone_are_not_trained_on(tmp_path):
+    write(tmp_path, *classes("val"), "loose.png", count=2)
+    with pytest.raises(InputError, match="no folder train beside val"):
+        load(tmp_path)
+
+
 def test_a_lone_folder_is_entered(tmp_path):
     root = tmp_path / "archive"
     write(root / "data", *classes("Train", "Test"), count=2)
@@ -298,6 +314,8 @@ def test_held_out_images_that_are_also_trained_on_are_named(tmp_path):
     shutil.copy(train, copy)
     assert load(tmp_path).notes == (
         f"1 held-out images are identical to training images, such as {copy} to {train}.",
+        "1 pairs of images that are the same, or nearly, have different labels, such as "
+        f"{train} (dog) and {copy} (cat).",
     )
 
 

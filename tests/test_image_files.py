@@ -1,4 +1,5 @@
 import os
+import re
 import struct
 import unicodedata
 import zlib
@@ -226,15 +227,15 @@ def test_csv_with_splits_keeps_them(tmp_path, held_out):
     assert len(data.train) == 8
 
 
-def test_numbered_csv_classes_keep_the_order_of_the_numbers(tmp_path):
-    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+def test_numbered_classes_are_in_the_order_of_text(tmp_path):
+    """As Keras and torchvision sort folders."""
     lines = []
     for label in range(11):
         for copy in range(2):
             Image.new("RGB", (8, 8)).save(tmp_path / f"{label}-{copy}.png")
             lines.append(f"{label}-{copy}.png,{label}")
     data = sources.load(write_csv(tmp_path, "path,label\n" + "\n".join(lines)))
-    assert data.class_names == tuple(str(label) for label in range(11))
+    assert data.class_names == ("0", "1", "10", *map(str, range(2, 10)))
 
 
 def test_files_that_a_csv_file_names_wrongly_are_left_out(tmp_path):
@@ -367,3 +368,46 @@ def test_warnings_of_pillow_are_counted_in_the_summary_and_name_a_file(tmp_path)
     Image.new("RGB", (40, 30)).save(path, exif=b"Exif\0\0II*\0\x08\0\0\0" + entries)
     note, *_ = [text for text in sources.load(f"folder:{tmp_path}").notes if "Pillow" in text]
     assert note.startswith(f"Pillow warns of 1 images, such as {path}: ")
+
+
+@pytest.mark.parametrize(
+    ("labels", "cell"),
+    [
+        (("scab", "rust", "scab rust"), "scab rust"),
+        (("scab", "rust", '"rust, scab"'), "rust, scab"),
+        (("scab", "rust", "rust|scab"), "rust|scab"),
+        (("scab", "rust", "rust;healthy"), "rust;healthy"),
+        (("scab", "rust", "\"['scab', 'rust']\""), r"['scab', 'rust']"),
+    ],
+)
+def test_a_cell_of_several_labels_is_refused(tmp_path, labels, cell):
+    rows = [f"{index}.png,{label}" for index, label in enumerate(labels)]
+    with pytest.raises(InputError, match=re.escape(f"line 4: {cell!r} looks like several labels")):
+        sources.load(write_csv(tmp_path, "path,label\n" + "\n".join(rows)))
+
+
+def test_a_label_of_several_words_is_one(tmp_path):
+    write_classes(tmp_path)
+    names = {"red": "golden retriever", "blue": '"retriever, golden"'}
+    rows = [f"{name}/{i}.png,{names[name]}" for name in names for i in range(5)]
+    data = sources.load(write_csv(tmp_path, "path,label\n" + "\n".join(rows)))
+    assert data.class_names == ("golden retriever", "retriever, golden")
+
+
+def test_one_file_under_two_spellings_counts_once(tmp_path):
+    write_classes(tmp_path)
+    (tmp_path / "red" / "link.png").symlink_to(tmp_path / "red" / "0.png")
+    spellings = ("red/link.png", "blue/../red/0.png", "./red/0.png", f"{tmp_path}/red/0.png")
+    again = [f"{path},red" for path in spellings]
+    source = write_csv(tmp_path, "path,label\n" + "\n".join([*rows(), *again]))
+    data = sources.load(source)
+    assert len(data.train) + len(data.test) == 10
+    assert "Ignored 4 rows that repeat another row." in data.notes
+    source = write_csv(tmp_path, "path,label\n" + "\n".join([*rows(), "red/link.png,blue"]))
+    with pytest.raises(InputError, match=r"link.png' on lines 7 and 12 with another label, split"):
+        sources.load(source)
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    with pytest.raises(InputError, match="has several columns 'label'; rename all but one"):
+        sources.load(write_csv(tmp_path, "path,label,Label\n0.png,a,b"))

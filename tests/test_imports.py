@@ -57,6 +57,7 @@ ALLOWED = {
     "training": CORE | {"bars", "data", "files", "native_logs"},
     "fine_tuning": CORE | {"data", "description", "files", "training"},
     "study": CORE | {"bars", "data", "deploy", "description", "training", "files", "native_logs"},
+    "data_check": CORE | {"data", "description", "errors", "report", "training"},
     "run": CORE
     | {"data", "deploy", "description", "files", "fine_tuning", "native_logs", "report"}
     | {"run_folder", "training"},

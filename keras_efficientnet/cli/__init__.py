@@ -11,6 +11,7 @@ import click
 from keras_efficientnet._version import __version__
 from keras_efficientnet.cli.benchmark import benchmark
 from keras_efficientnet.cli.compare import compare
+from keras_efficientnet.cli.data import data
 from keras_efficientnet.cli.evaluate import evaluate
 from keras_efficientnet.cli.export import export
 from keras_efficientnet.cli.info import info
@@ -95,6 +96,18 @@ def _keep_lines(command: click.Command) -> None:
         _keep_lines(inner)
 
 
-for command in (train, evaluate, predict, benchmark, export, info, plot, weights, compare, scale):
+for command in (
+    data,
+    train,
+    evaluate,
+    predict,
+    benchmark,
+    export,
+    info,
+    plot,
+    weights,
+    compare,
+    scale,
+):
     group.add_command(command)
 _keep_lines(group)

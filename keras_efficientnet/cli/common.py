@@ -29,6 +29,15 @@ class _UserPath(click.Path):
 
 
 PATH, PATH_OR_NAME = _UserPath(path_type=Path), _UserPath()
+# Options of a data source by the names that `data.load` knows them by, except `strict`.
+_READING = (
+    "train_split",
+    "test_split",
+    "holdout",
+    "classes_are_folders",
+    "group_by",
+    "pixel_range",
+)
 
 
 def json_option(command: Callable) -> Callable:
@@ -61,11 +70,17 @@ pixel_range_option = click.option(
 def data_options(flag: str, help_text: str, **settings: Any) -> Callable:
     """Adds the options of a data source, as one argument `load_data`.
 
-    It loads the data and prints their summary to standard error; None without a source.
+    It loads the data and prints their summary to standard error; None without a source. A function
+    may be passed to it that loads them in another way than `data.load`, by the same options. A flag
+    without a dash stands for an argument of the command.
     """
+    if flag.startswith("-"):
+        source_parameter = click.option(flag, "source", help=help_text, **settings)
+    else:
+        source_parameter = click.argument("source", metavar=flag, **settings)
 
     def decorate(command: Callable) -> Callable:
-        @click.option(flag, "source", help=help_text, **settings)
+        @source_parameter
         @click.option("--train-split", help="With tfds: training split, such as 'train[:80%]'.")
         @click.option("--test-split", help="With tfds: held-out split.")
         @click.option(
@@ -76,9 +91,14 @@ def data_options(flag: str, help_text: str, **settings: Any) -> Callable:
         @click.option(
             "--holdout",
             type=float,
-            default=0.2,
-            show_default=True,
-            help="Share of each class to hold out where the data have no held-out split.",
+            help="Share of each class to hold out where the data have no held-out split. "
+            "[default: 0.2]",
+        )
+        @click.option(
+            "--group-by",
+            metavar="parent|REGEX",
+            help="With folder: and csv: keep images of one parent folder, or of one match of this "
+            "in their paths, on one side of every split.",
         )
         @click.option(
             "--classes-are-folders",
@@ -87,20 +107,14 @@ def data_options(flag: str, help_text: str, **settings: Any) -> Callable:
         )
         @pixel_range_option
         @wraps(command)
-        def with_data(source, train_split, test_split, strict_data, **options):
-            names = ("holdout", "classes_are_folders", "pixel_range")
-            reading = {name: options.pop(name) for name in names}
+        def with_data(source, strict_data, **options):
+            given = {name: options.pop(name) for name in _READING}
+            reading = {name: value for name, value in given.items() if value is not None}
 
-            def load_data():
+            def load_data(load=None):
                 from keras_efficientnet.data import sources
 
-                data = sources.load(
-                    source,
-                    train_split=train_split,
-                    test_split=test_split,
-                    strict=strict_data,
-                    **reading,
-                )
+                data = (load or sources.load)(source, strict=strict_data, **reading)
                 click.echo(data.summary.describe(), err=True)
                 return data
 

@@ -25,8 +25,8 @@ from keras_efficientnet.cli.common import (
 @click.option(
     "--split",
     type=click.Choice(["train", "val", "test", "all"]),
-    help="Which images. [default: test; all of data without splits, but of those that MODEL was "
-    "trained on the part held out then]",
+    help="Which images. [default: test, else val; all of data without splits, but of those that "
+    "MODEL was trained on the part held out then]",
 )
 @image_size_option
 @trust_option
@@ -35,15 +35,21 @@ def evaluate(model, load_data, split, as_json, **opening):
     """Measure the accuracy of MODEL on held-out images.
 
     MODEL is a .keras, .h5, .tflite or .onnx file or a SavedModel folder, or the name of published
-    weights, see predict. Prints accuracy by class and the most frequent confusions.
+    weights, see predict. Prints accuracy by class and the most frequent confusions. Only images
+    that are measured are opened.
     """
     from keras_efficientnet import deploy
 
-    predictor, data = open_model(model, **opening), load_data()
-    split = split or deploy.unseen_split(predictor, data)
-    result = deploy.evaluate(predictor, data, split)
-    which = "all images" if split == "all" else f"the images of the split {split}"
+    predictor = open_model(model, **opening)
+    data = load_data(
+        lambda source, **options: deploy.load_measured(predictor, source, split, **options)
+    )
+    result = deploy.evaluate(predictor, data, "all")
+    name, *more = data.splits
+    which = "all images" if more or name == "all" else f"the images of the split {name}"
     click.echo(f"Evaluated on {which}: {result.images:,}.", err=True)
+    for note in result.notes:
+        click.echo(f"Warning: {note}", err=True)
     if as_json:
         print_json(dataclasses.asdict(result))
         return

@@ -1,5 +1,6 @@
 """A labelled data set, and its images in memory or in files."""
 
+import dataclasses
 import io
 import os
 import re
@@ -15,11 +16,14 @@ from PIL import Image
 from keras_efficientnet.bars import Bar
 from keras_efficientnet.data import images
 from keras_efficientnet.data.threads import in_threads
-from keras_efficientnet.errors import InputError, RunError
+from keras_efficientnet.errors import InputError, RunError, require_choice
 from keras_efficientnet.task import SINGLE_LABEL, Task
 
 # Entries of one list that a description shows.
 MAX_LISTED = 20
+KINDS = {"train": "training", "val": "validation", "test": "held-out", "all": "labelled"}
+"""What the images of each split are called."""
+UNSPLIT = "without splits"
 MEMORY_BYTES = 2**30
 """Files whose decoded pixels fit into this are decoded once for a training run."""
 
@@ -90,7 +94,8 @@ class ReadingSummary:
 
     Attributes:
         source: the data set as it was asked for.
-        images: number of images by split: `train`, `val` where there is one, and `test`.
+        images: number of images by split, of those that were read: `train`, `val` and `test`, or
+            `all` where images to measure a model on are not split.
         classes: number of images by split and class; without the splits whose images would have
             to be read for it.
         split: how the splits came about, such as "20 % of each class held out".
@@ -107,13 +112,12 @@ class ReadingSummary:
 
     def describe(self) -> str:
         """Returns all of it as text of several lines; of long lists, the beginning."""
-        counts = [f"{self.images['train']:,} training images"]
-        if "val" in self.images:
-            counts.append(f"{self.images['val']:,} validation images")
-        held_out = f"{self.images['test']:,} held-out images ({self.split})"
-        lines = [f"Data {self.source}: {', '.join(counts)} and {held_out}."]
-        if classes := self.classes.get("train"):
-            splits = [self.classes[name] for name in self.images if name in self.classes]
+        counts = [f"{count:,} {KINDS[name]} images" for name, count in self.images.items()]
+        counted = " and ".join(filter(None, [", ".join(counts[:-1]), counts[-1]]))
+        lines = [f"Data {self.source}: {counted} ({self.split})."]
+        splits = [self.classes[name] for name in self.images if name in self.classes]
+        if splits:
+            classes = splits[0]
             shown = [
                 f"{name} {' + '.join(str(split.get(name, 0)) for split in splits)}"
                 for name in classes
@@ -126,6 +130,21 @@ class ReadingSummary:
 def _beginning(items: list[str]) -> list[str]:
     more = len(items) - MAX_LISTED
     return items if more <= 0 else [*items[:MAX_LISTED], f"... and {more:,} more"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a model's training images can be told again, and from those that were held out.
+
+    Attributes:
+        listing: see `Dataset.listing`.
+        holdout: see `Dataset.holdout`.
+        group_by: see `Dataset.group_by`.
+    """
+
+    listing: str = ""
+    holdout: float | None = None
+    group_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,6 +165,7 @@ class Dataset:
         split: how the splits came about, see `ReadingSummary`.
         holdout: share of each class that was held out because there was no such split; None where
             there was one.
+        group_by: what tells the group of a file, see `sources.load`; empty without.
         listing: digest of the names, classes and sizes of the images, wherever they lie, by which
             a model knows the data that it was trained on; empty where there are no files.
         left_out: files and folders that were not used, and why.
@@ -165,6 +185,7 @@ class Dataset:
     task: Task = SINGLE_LABEL
     split: str = "as given"
     holdout: float | None = None
+    group_by: str = ""
     listing: str = ""
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
@@ -190,9 +211,27 @@ class Dataset:
 
     @property
     def splits(self) -> dict[str, Examples]:
-        """Every split by its name, in the order `train`, `val`, `test`."""
-        validation = {} if self.val is None else {"val": self.val}
-        return {"train": self.train, **validation, "test": self.test}
+        """Every split that has images by its name, in the order `train`, `val`, `test`.
+
+        Images that are not split are all in `all`; see `sources.load_measured`.
+        """
+        if self.split == UNSPLIT:
+            return {"all": self.test}
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: examples for name, examples in splits.items() if examples}
+
+    def only(self, split: str) -> "Dataset":
+        """Returns the data set with the images of one split, or of `"all"`.
+
+        Raises:
+            InputError: if there is no such split.
+        """
+        require_choice("split", split, (*self.splits, "all"))
+        if split == "all":
+            return self
+        empty = {"train": FileExamples([]), "val": None, "test": FileExamples([])}
+        others: dict[str, Any] = {name: each for name, each in empty.items() if name != split}
+        return dataclasses.replace(self, **others)
 
     @property
     def chooser(self) -> str:
@@ -261,6 +300,8 @@ class ImageFile:
         orientation: by EXIF, 1 to 8.
         height: in pixels, when upright.
         width: likewise.
+        fingerprint: by which copies are found, see `duplicates`; empty if unknown.
+        group: such as a clip or a patient; empty if the image belongs to none.
     """
 
     path: Path
@@ -268,6 +309,8 @@ class ImageFile:
     orientation: int
     height: int
     width: int
+    fingerprint: bytes = b""
+    group: str = ""
 
 
 class FileExamples:

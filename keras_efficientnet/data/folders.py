@@ -84,6 +84,7 @@ class Walk:
                 inside of the classes.
         """
         listing: Listing = {}
+        inside: list[frozenset[str]] = []
         folders, loose = self.folders(root)
         if loose:
             self.leave_out(root, f"has {loose} images outside of class folders, without labels.")
@@ -95,16 +96,23 @@ class Walk:
                     f"Class folder {str(folder)!r} has a name that is not text in UTF-8; rename it."
                 )
             images = self.images(folder)
-            inner = [name for name in next(os.walk(folder), ("", [], []))[1] if split_of(name)]
-            if len(set(map(split_of, inner))) > 1 and not self.classes_are_folders:
+            inner = next(os.walk(folder), ("", [], []))[1]
+            splits = sorted(filter(split_of, inner))
+            if len(set(map(split_of, splits))) > 1 and not self.classes_are_folders:
                 raise InputError(
-                    f"Class folder {str(folder)!r} has the splits {', '.join(sorted(inner))}; put "
+                    f"Class folder {str(folder)!r} has the splits {', '.join(splits)}; put "
                     "class folders into folders of splits, or pass --classes-are-folders."
                 )
             if images:
                 listing.setdefault(class_name(folder.name), []).extend(images)
+                inside.append(frozenset(inner))
             elif str(folder) not in [each.path for each in self.unreadable]:
                 self.leave_out(folder, f"has no images; {ACCEPTED}.")
+        if len(inside) > 1 and len(inside[0]) > 1 and len(set(inside)) == 1:
+            self.remarks.append(  # folds, or years, may have been meant
+                f"The classes {', '.join(sorted(listing)[:5])} all have the folders "
+                f"{', '.join(sorted(inside[0])[:5])}, which are read as parts of them."
+            )
         return listing
 
     def leave_out(self, path: str | os.PathLike, reason: str) -> None:
@@ -161,8 +169,8 @@ def read_splits(root: Path, walk: Walk) -> tuple[dict[str, Listing], str | None]
         walk: that keeps account of what is left out.
 
     Returns:
-        The images of each split, by its name in `SPLITS`; and how the splits came about, or
-        None where there is `train` alone.
+        The images of each split, by its name in `SPLITS`, in that order; and how the splits came
+        about, or None where there is one alone.
 
     Raises:
         InputError: if the splits are ambiguous, or a folder cannot be read.
@@ -174,11 +182,10 @@ def read_splits(root: Path, walk: Walk) -> tuple[dict[str, Listing], str | None]
     splits = {} if walk.classes_are_folders else _split_folders(root, folders, walk)
     if not splits:
         return {"train": walk.classes(root)}, None
-    beside = {name: folder for name, folder in splits.items() if name != "train"}
-    found = {"train": walk.classes(splits["train"], tuple(beside.values()))}
-    if splits["train"] == root:
-        ((name, folder),) = beside.items()
-        found[name] = walk.classes(folder)
+    found: dict[str, Listing] = {}
+    if splits.get("train") == root:
+        _, (name, folder) = splits.items()
+        found = {"train": walk.classes(root, (folder,)), name: walk.classes(folder)}
         return found, f"folder {folder.name} and the classes beside it"
     folders, images = walk.folders(root)
     if images:
@@ -186,11 +193,11 @@ def read_splits(root: Path, walk: Walk) -> tuple[dict[str, Listing], str | None]
     for folder in folders:
         if folder not in splits.values():
             walk.leave_out(folder, "lies beside the folders of the splits.")
-    for name, folder in beside.items():
-        listing = walk.classes(folder)
-        if len(listing) == 1 and not listing.keys() & found["train"].keys():
+    for name, folder in splits.items():
+        listing, known = walk.classes(folder), set().union(*found.values())
+        if known and len(listing) == 1 and not listing.keys() & known:
             walk.leave_out(folder, "has none of the classes, so its images have no labels.")
-        elif listing:
+        elif listing or name == "train":
             found[name] = listing
     return found, describe_splits("folders", [splits[name].name for name in found])
 
@@ -207,11 +214,6 @@ def _split_folders(root: Path, folders: list[Path], walk: Walk) -> dict[str, Pat
         )
     if len(splits) == 1 and len(folders) > 1:
         return _lone_split(*found[0], root, folders, walk)
-    if len(found) > 1 and "train" not in splits:
-        raise InputError(
-            f"Folder {str(root)!r} has no folder train beside {' and '.join(splits)}; rename one, "
-            "or pass --classes-are-folders."
-        )
     return splits
 
 

@@ -2,7 +2,7 @@ from .benchmarking import benchmark as benchmark
 from .calibration import CalibrationSet as CalibrationSet
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
-from .evaluation import unseen_split as unseen_split
+from .evaluation import load_measured as load_measured
 from .export_options import ExportOptions as ExportOptions
 from .export_report import ExportedFile as ExportedFile
 from .export_report import ExportError as ExportError

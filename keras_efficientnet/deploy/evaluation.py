@@ -1,15 +1,17 @@
 """How well a model does on labelled images: overall, by class, and what it confuses."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, islice
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from scipy.optimize import linear_sum_assignment
 
-from keras_efficientnet.data import images
-from keras_efficientnet.data.dataset import Dataset
+from keras_efficientnet.bars import Bar
+from keras_efficientnet.data import images, sources
+from keras_efficientnet.data.dataset import Dataset, Examples, Origin
 from keras_efficientnet.data.folders import class_name
 from keras_efficientnet.deploy.predictor import Predictor
 from keras_efficientnet.deploy.runtime import BATCH_SIZE
@@ -18,6 +20,10 @@ from keras_efficientnet.task import SINGLE_LABEL, Task, get_task
 from keras_efficientnet.weights.imagenet import imagenet_classes, imagenet_synsets
 
 MOST_CONFUSED = 20
+MAX_SHOWN = 10
+# Another order of classes is looked for on so many images, in all and of each class, and named
+# where it explains this share of them.
+MIN_IMAGES, MIN_PER_CLASS, EXPLAINED = 30, 5, 0.7
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class Evaluation:
         top5_accuracy: likewise.
         classes: result of each class of which there are images.
         confusions: at most `MOST_CONFUSED`, the most frequent first.
+        notes: sentences on what may be wrong with the measurement itself.
     """
 
     images: int
@@ -68,6 +75,7 @@ class Evaluation:
     top5_accuracy: float | None
     classes: Mapping[str, ClassResult]
     confusions: tuple[Confusion, ...]
+    notes: tuple[str, ...] = ()
 
 
 class Tally:
@@ -114,6 +122,30 @@ class Tally:
             ),
         )
 
+    def other_order(self) -> list[str]:
+        """Returns a sentence where another order of the classes explains a low accuracy."""
+        present, rows = np.unique(self._labels, return_inverse=True)
+        taken, columns = np.unique(self._decisions, return_inverse=True)
+        if len(rows) < max(MIN_IMAGES, MIN_PER_CLASS * len(present)):
+            return []  # so few images fit some order by chance
+        counts = np.zeros((len(present), len(taken)), int)
+        np.add.at(counts, (rows, columns), 1)
+        best_rows, best_columns = linear_sum_assignment(counts, maximize=True)
+        explained = counts[best_rows, best_columns].sum() / len(rows)
+        accuracy = float(np.mean(self._labels == self._decisions))
+        if explained < EXPLAINED or accuracy > explained / 2:
+            return []
+        moved = [
+            f"{self._name(int(taken[column]))} for the data's {self._name(int(present[row]))}"
+            for row, column in zip(best_rows, best_columns, strict=True)
+            if taken[column] != present[row]
+        ]
+        return [
+            f"An accuracy of {100 * accuracy:.1f} % would be {100 * explained:.1f} % with another "
+            f"order of the classes ({', '.join(moved[:3])}{' ...' if len(moved) > 3 else ''}): "
+            "the model's class names are probably in the wrong order."
+        ]
+
     def _of(self, chosen: np.ndarray) -> ClassResult:
         means = {name: float(values[chosen].mean()) for name, values in self._measures.items()}
         return ClassResult(images=int(chosen.sum()), **means)
@@ -122,13 +154,26 @@ class Tally:
         return self.class_names[index] if index < len(self.class_names) else f"class {index}"
 
 
-def unseen_split(predictor: Predictor, data: Dataset) -> str:
-    """Returns the split to evaluate a model on: `"test"`, or `"all"` of data without splits.
+def load_measured(
+    predictor: Predictor, source: str, split: str | None = None, **options: Any
+) -> Dataset:
+    """Opens those images of a data set that a model is to be measured on, and no others.
 
-    Of data without splits that the model was trained on, `"test"` is the part held out then.
+    Args:
+        predictor: the model, which knows what it was trained on.
+        source: name of the data, see `data.load`.
+        split: see `data.sources.load_measured`.
+        options: of `data.load`.
+
+    Raises:
+        InputError: see `data.sources.load_measured`.
     """
-    trained_on = data.listing and predictor.description.listing == data.listing
-    return "test" if data.holdout is None or trained_on else "all"
+    known = predictor.description
+    if options.get("pixel_range") is not None:
+        known.check_range(options["pixel_range"])
+    options["pixel_range"] = known.pixel_range
+    origin = Origin(known.listing, known.holdout, known.group_by) if known.listing else None
+    return sources.load_measured(source, split, origin=origin, **options)
 
 
 def evaluate(predictor: Predictor, data: Dataset, split: str = "test") -> Evaluation:
@@ -136,7 +181,8 @@ def evaluate(predictor: Predictor, data: Dataset, split: str = "test") -> Evalua
 
     Args:
         predictor: the model. Its classes are matched with the data's by name, or by
-            index where the file carries no names; those of ImageNet also by WordNet ID.
+            index where the file carries no names, of which `Evaluation.notes` tell; those of
+            ImageNet also by WordNet ID.
         data: whose images are used, prepared as the model was evaluated in training.
         split: `"train"`, `"val"` or `"test"`, or `"all"` for all of them.
 
@@ -147,19 +193,10 @@ def evaluate(predictor: Predictor, data: Dataset, split: str = "test") -> Evalua
     chosen = list(data.splits.values()) if split == "all" else [data.splits[split]]
     description = predictor.description
     known = description.class_names or data.class_names
-    # Model files of other packages may have names in another Unicode form.
-    indices = {class_name(name): index for index, name in enumerate(known)}
-    if known == imagenet_classes():
-        indices |= {synset: index for index, synset in enumerate(imagenet_synsets())}
-    if missing := sorted(set(data.class_names) - set(indices)):
-        raise InputError(
-            f"The data's class {missing[0]!r} is not among the model's: {', '.join(known[:10])}"
-            f"{' ...' if len(known) > 10 else ''}."
-        )
-    to_model = np.array([indices[name] for name in data.class_names])
+    to_model = _class_indices(known, data, chosen)
     tally = Tally(known, get_task(description.task))
     examples = chain.from_iterable(chosen)
-    with tqdm(total=sum(map(len, chosen)), unit="img", desc="Evaluating", leave=False) as bar:
+    with Bar(total=sum(map(len, chosen)), unit="img", desc="Evaluating", leave=False) as bar:
         while batch := list(islice(examples, BATCH_SIZE)):
             pixels = [
                 images.prepare(
@@ -171,11 +208,44 @@ def evaluate(predictor: Predictor, data: Dataset, split: str = "test") -> Evalua
                 for image, _ in batch
             ]
             scores = predictor.scores(np.stack(pixels))
-            if scores.shape[1] < len(known):
+            outputs = scores.shape[1]
+            if outputs < len(known) or (outputs > len(known) and not description.class_names):
                 raise InputError(
-                    f"The model tells {scores.shape[1]} classes apart and the data has "
-                    f"{len(known)}; evaluate it on data of its own classes."
+                    f"The model tells {outputs} classes apart and the data has {len(known)}; "
+                    "evaluate it on data of its own classes, or export it with class names."
                 )
             tally.add(scores, to_model[[label for _, label in batch]])
             bar.update(len(batch))
-    return tally.result()
+    notes = [] if description.class_names else [by_position(data.class_names)]
+    return replace(tally.result(), notes=(*notes, *tally.other_order()))
+
+
+def by_position(class_names: Sequence[str]) -> str:
+    """Returns the sentence on a model without class names that gets those of data."""
+    names = ", ".join(class_names[:MAX_SHOWN]) + (" ..." if len(class_names) > MAX_SHOWN else "")
+    return (
+        "The model carries no class names; its outputs are taken for the data's classes by "
+        f"position alone, in this order: {names}."
+    )
+
+
+def _class_indices(known: Sequence[str], data: Dataset, chosen: Sequence[Examples]) -> np.ndarray:
+    """Returns the model's index of each class of the data; -1 of those without an image.
+
+    Raises:
+        InputError: if the model does not know the class of an image.
+    """
+    # Model files of other packages may have names in another Unicode form.
+    indices = {class_name(name): index for index, name in enumerate(known)}
+    if tuple(known) == imagenet_classes():
+        indices |= {synset: index for index, synset in enumerate(imagenet_synsets())}
+    labels = [part for examples in chosen if (part := examples.known_labels) is not None]
+    present = np.arange(len(data.class_names))
+    if len(labels) == len(chosen):
+        present = np.unique(np.concatenate(labels))
+    if missing := sorted({data.class_names[index] for index in present} - set(indices)):
+        raise InputError(
+            f"The data's class {missing[0]!r} is not among the model's: "
+            f"{', '.join(known[:MAX_SHOWN])}{' ...' if len(known) > MAX_SHOWN else ''}."
+        )
+    return np.array([indices.get(name, -1) for name in data.class_names])

@@ -18,6 +18,7 @@ from keras_efficientnet.data.dataset import Dataset
 from keras_efficientnet.deploy import model_card
 from keras_efficientnet.deploy.benchmarking import single_image_latency
 from keras_efficientnet.deploy.calibration import CalibrationSet
+from keras_efficientnet.deploy.evaluation import by_position
 from keras_efficientnet.deploy.export_options import ExportOptions
 from keras_efficientnet.deploy.export_report import (
     ExportedFile,
@@ -104,11 +105,14 @@ def export(
     exportable = open_exportable(model, description)
     _check_source(exportable, targets, options)
     data = _opened(calibration, exportable.description)
+    doubts = []
     if isinstance(data, Dataset):
+        if not exportable.description.class_names and _as_many_classes(exportable, data):
+            doubts.append(by_position(data.class_names))
         exportable = _named(exportable, data, description)
         exportable.description.check_range(data.pixel_range)
     images = _calibration_set(data, exportable, training=options.qat_epochs > 0)
-    warnings = _warnings(exportable, targets, images)
+    warnings = _warnings(exportable, targets, images, doubts)
     job = _Job(directory, targets, images, options, overwrite)
     # A SavedModel is TensorFlow's own on any backend.
     here = keras.backend.backend() == "tensorflow" or exportable.model is None
@@ -219,8 +223,7 @@ def _named(
     exportable: ExportableModel, data: Dataset, description: DescriptionLike
 ) -> ExportableModel:
     """Gives a classifier without class names those of the data, and the crop they go with."""
-    classes = (len(data.class_names),)
-    if isinstance(description, ModelDescription) or exportable.output_shape != classes:
+    if isinstance(description, ModelDescription) or not _as_many_classes(exportable, data):
         return exportable
     given = description or {}
     if exportable.description.class_names and "class_names" not in given:
@@ -228,6 +231,10 @@ def _named(
     copied = ("class_names", "crop_fraction", "pixel_range")
     fields = {name: getattr(data, name) for name in copied}
     return open_exportable(exportable, {**fields, **given})
+
+
+def _as_many_classes(exportable: ExportableModel, data: Dataset) -> bool:
+    return exportable.output_shape == (len(data.class_names),)
 
 
 def _calibration_set(
@@ -245,7 +252,7 @@ def _calibration_set(
                 f"{description.title} takes images of {shape[2]} channels, and data sets have "
                 "three; calibrate it with an array of prepared images."
             )
-        same = exportable.output_shape == (len(calibration.class_names),)
+        same = _as_many_classes(exportable, calibration)
         calibration = CalibrationSet.from_dataset(
             calibration,
             description.image_size,
@@ -261,10 +268,13 @@ def _calibration_set(
 
 
 def _warnings(
-    exportable: ExportableModel, targets: Sequence[_Target], images: CalibrationSet
+    exportable: ExportableModel,
+    targets: Sequence[_Target],
+    images: CalibrationSet,
+    doubts: Sequence[str],
 ) -> tuple[str, ...]:
     """Returns what may be wrong with the files, and prints it before they are made."""
-    warnings = []
+    warnings = list(doubts)
     if _calibrated(targets):
         warnings += images.doubts(exportable.output_shape[0] if exportable.classifies else 0)
     model, description = exportable.model, exportable.description

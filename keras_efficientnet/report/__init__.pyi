@@ -1,3 +1,5 @@
+from .check import DataCheck as DataCheck
+from .check import render_check as render_check
 from .records import HeldOutResult as HeldOutResult
 from .records import Mistake as Mistake
 from .records import RunReport as RunReport

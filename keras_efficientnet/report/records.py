@@ -41,6 +41,8 @@ class RunSettings:
         class_names: in the order of the network's outputs.
         listing: `Dataset.listing`, which tells the same images under another path.
         pixel_range: `Dataset.pixel_range`.
+        holdout: share of each class that was held out; None where the data have splits.
+        group_by: what tells the group of a file, none of which is on both sides; empty without.
     """
 
     variant: str
@@ -58,6 +60,8 @@ class RunSettings:
     class_names: tuple[str, ...] = ()
     listing: str = ""
     pixel_range: tuple[float, float] | None = None
+    holdout: float | None = None
+    group_by: str = ""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from keras_efficientnet import plots
+from keras_efficientnet.data.dataset import ReadingSummary
 from keras_efficientnet.deploy.export_report import ExportedFile
 from keras_efficientnet.report.records import RunReport, flatten
 
@@ -47,12 +48,11 @@ def render(
     content = {
         **vars(report),
         "title": f"EfficientNet-{report.settings.variant} on {report.settings.data}",
-        "themes": {name: _variables(theme.codes()) for name, theme in plots.THEMES.items()},
+        "themes": theme_variables(),
         "tiles": _tiles(report),
         "file_rows": [_file_row(file) for file in report.export.files],
         "curves": _picture(plots.learning_curves(history)),
         "settings_rows": {**settings, "parameters": report.parameters}.items(),
-        "left_out_rows": [(each.path, each.reason) for each in report.data.left_out],
     }
     if evaluation:
         found, matrix = evaluation.result, evaluation.matrix
@@ -64,10 +64,10 @@ def render(
                 (pair.label, pair.taken_for, pair.images)
                 for pair in found.confusions[:LISTED_CONFUSIONS]
             ],
-            "mistakes": list(zip(evaluation.mistakes, map(_thumbnail, images), strict=True)),
+            "mistakes": list(zip(evaluation.mistakes, map(thumbnail, images), strict=True)),
             "wrong": round(found.images * (1 - found.accuracy)),
         }
-    return _environment().get_template(TEMPLATE).render(content)
+    return environment().get_template(TEMPLATE).render(content)
 
 
 def _tiles(report: RunReport) -> list[tuple[str, str]]:
@@ -98,7 +98,8 @@ def _file_row(file: ExportedFile) -> tuple[str, ...]:
     )
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Returns what renders the package's templates."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("keras_efficientnet.report"),
         autoescape=True,
@@ -109,6 +110,8 @@ def _environment() -> jinja2.Environment:
         "percent": _percent,
         "duration": _duration,
         "file_name": lambda path: Path(path).name,
+        "class_rows": _class_rows,
+        "left_out_rows": lambda data: [(each.path, each.reason) for each in data.left_out],
     }
     return environment
 
@@ -117,7 +120,8 @@ def _picture(figure: plots.Picture) -> str:
     return _data_url("image/svg+xml", plots.to_svg(figure).encode())
 
 
-def _thumbnail(pixels: np.ndarray) -> str:
+def thumbnail(pixels: np.ndarray) -> str:
+    """Returns a small JPEG picture of an image, uint8 `[height, width, 3]`, as a data URL."""
     image = Image.fromarray(pixels)
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     content = io.BytesIO()
@@ -127,6 +131,18 @@ def _thumbnail(pixels: np.ndarray) -> str:
 
 def _data_url(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def theme_variables() -> dict[str, str]:
+    """Returns each theme's colours as variables of the style sheet, by its name."""
+    return {name: _variables(theme.codes()) for name, theme in plots.THEMES.items()}
+
+
+def _class_rows(data: ReadingSummary) -> list[tuple[str, ...]]:
+    """Returns a row for each class: its name, and its images in each split."""
+    counted = [data.classes[name] for name in data.images if name in data.classes]
+    names = dict.fromkeys(name for split in counted for name in split)
+    return [(name, *(f"{split.get(name, 0):,}" for split in counted)) for name in names]
 
 
 def _variables(codes: Mapping[str, str]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_efficientnet.errors import require
+from keras_efficientnet.errors import InputError, require
 from keras_efficientnet.task import SINGLE_LABEL, Task
 from keras_efficientnet.training.freezing import layer_rates
 from keras_efficientnet.training.optimizer import (
@@ -53,16 +53,15 @@ def compile_model(
         The model itself.
 
     Raises:
-        InputError: if `steps_per_epoch` is below 1.
+        InputError: if `steps_per_epoch` is below 1, or the model ends in something else.
     """
+    from_logits = _ends_in_logits(model, task)
     require(steps_per_epoch >= 1, "steps_per_epoch", steps_per_epoch, "at least 1")
     # Statistics that remember more of a short run would be those of its first weights.
     longest = 1 - 1 / max(1.0, STATISTICS_SHARE * recipe.epochs * steps_per_epoch)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = recipe.batch_norm_momentum or min(layer.momentum, longest)
-    activation = getattr(model.layers[-1], "activation", None)
-    from_logits = activation is not keras.activations.get(task.classifier_activation)
     model.compile(
         optimizer=_optimizer(
             model,
@@ -77,6 +76,33 @@ def compile_model(
         steps_per_execution=steps_per_execution,
     )
     return model
+
+
+def _ends_in_logits(model: keras.Model, task: Task) -> bool:
+    """Returns whether a model ends in logits; otherwise, in the task's activation.
+
+    Raises:
+        InputError: if it ends in another activation, which the loss would take for logits, or has
+            no output for each of several classes.
+    """
+    last, shape, name = model.layers[-1], model.output_shape, task.classifier_activation
+    of_classes = name == "softmax"
+    if of_classes and not (isinstance(shape, tuple) and len(shape) == 2 and shape[1] != 1):
+        raise InputError(
+            f"Model {model.name!r} has outputs of shape {shape}; a recipe trains classifiers of "
+            "shape (None, classes), with at least two classes."
+        )
+    if of_classes and isinstance(last, keras.layers.Softmax):
+        return False
+    activation = getattr(last, "activation", None)
+    if activation is keras.activations.get(name):
+        return False
+    if activation in (None, keras.activations.linear):
+        return True
+    raise InputError(
+        f"Model {model.name!r} ends in {getattr(activation, '__name__', activation)!r}; a "
+        f"recipe trains models that end in {name} or in logits."
+    )
 
 
 def learning_rates(recipe: Recipe, steps_per_epoch: int = 50) -> list[dict[str, Any]]:

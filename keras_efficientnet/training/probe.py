@@ -113,6 +113,36 @@ def fit_probe(
     return Probe(kernel, bias, strength)
 
 
+def predict_unseen(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Returns what a probe that has not seen an image makes of it, for every image.
+
+    Args:
+        features: float `[count, features]`.
+        labels: class indices, int `[count]`, of at least two images of each class from 0 on.
+        groups: number of each image's group, int `[count]`, such as its copies; a probe has seen
+            none of a group, or may have seen all of it.
+
+    Returns:
+        Probabilities, float `[count, classes]`, of as many probes as there are `FOLDS`, or fewer
+        where a class has fewer images.
+    """
+    from scipy.special import softmax
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    views = (features / (float(np.sqrt(np.mean(np.square(features)))) or 1.0))[:, None]
+    strength = _choose_strength(views, labels, balanced=False)
+    folds = StratifiedGroupKFold(
+        min(FOLDS, np.bincount(labels).min()), shuffle=True, random_state=0
+    )
+    probabilities = np.zeros((len(labels), labels.max() + 1))
+    for train, test in folds.split(views, labels, groups):
+        present = np.unique(labels[train])
+        weights, biases = _solve(views[train], labels[train], strength, balanced=False)
+        logits = views[test, 0] @ weights.T + biases
+        probabilities[np.ix_(test, present)] = softmax(logits, -1)
+    return probabilities
+
+
 def set_classifier(model: keras.Model, probe: Probe) -> None:
     """Makes a solved probe the classifier of the network whose features it was solved on."""
     model.get_layer(CLASSIFIER).set_weights([probe.kernel, probe.bias])
