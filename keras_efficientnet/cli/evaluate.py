@@ -1,12 +1,12 @@
 """`keras-efficientnet evaluate`."""
 
 import dataclasses
-from pathlib import Path
 
 import click
 
 from keras_efficientnet.cli.common import (
     DATA_HELP,
+    PATH,
     data_options,
     image_size_option,
     json_option,
@@ -20,7 +20,7 @@ from keras_efficientnet.cli.common import (
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
 @data_options("--data", DATA_HELP, required=True)
 @click.option(
     "--split",
