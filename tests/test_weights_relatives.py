@@ -8,6 +8,7 @@ from weights_helpers import images, outputs, randomize, relative_difference
 import keras_efficientnet as ke
 
 PIXELS = images(64) / 128 - 1
+SYMMETRIC = {"padding": "symmetric", "batch_norm_epsilon": 1e-5}
 
 
 def build(variant, **options):
@@ -69,32 +70,54 @@ def test_names_of_keras_2_packages(rename, pair, tmp_path):
     np.testing.assert_array_equal(outputs(fresh, PIXELS), outputs(network, PIXELS))
 
 
-@pytest.mark.parametrize("name", ["model.weights.h5", "model.keras"])
-def test_keras_hub(name, tmp_path):
-    """Its networks pad as PyTorch does, with an epsilon of 1e-5."""
+def keras_hub_network(variant):
+    """A network of KerasHub with the stages of a variant of width and depth 1."""
     hub = pytest.importorskip("keras_hub")
-    b0 = ke.spec.VARIANTS["B0"].stages
-    peer = hub.models.EfficientNetBackbone(
-        stackwise_kernel_sizes=[stage.kernel_size for stage in b0],
-        stackwise_num_repeats=[stage.repeats for stage in b0],
-        stackwise_input_filters=[stage.in_filters for stage in b0],
-        stackwise_output_filters=[stage.out_filters for stage in b0],
-        stackwise_expansion_ratios=[stage.expand_ratio for stage in b0],
-        stackwise_strides=[stage.stride for stage in b0],
-        stackwise_squeeze_and_excite_ratios=[0.25] * len(b0),
-        stackwise_block_types=["v1"] * len(b0),
+    stages = ke.spec.VARIANTS[variant].stages
+    v2 = {"fused_mbconv": "fused", "mbconv": "unfused"} if variant.startswith("V2") else {}
+    kinds = [v2.get(stage.kind, "v1") for stage in stages]
+    if v2:
+        kinds[0] = "cba"  # a fused block that expands nothing
+    return hub.models.EfficientNetBackbone(
+        stackwise_kernel_sizes=[stage.kernel_size for stage in stages],
+        stackwise_num_repeats=[stage.repeats for stage in stages],
+        stackwise_input_filters=[stage.in_filters for stage in stages],
+        stackwise_output_filters=[stage.out_filters for stage in stages],
+        stackwise_expansion_ratios=[stage.expand_ratio for stage in stages],
+        stackwise_strides=[stage.stride for stage in stages],
+        stackwise_squeeze_and_excite_ratios=[stage.se_ratio for stage in stages],
+        stackwise_block_types=kinds,
         width_coefficient=1.0,
         depth_coefficient=1.0,
     )
-    randomize(peer)
+
+
+@pytest.mark.parametrize("name", ["model.weights.h5", "model.keras"])
+def test_keras_hub(name, tmp_path):
+    """Its networks pad as PyTorch does, with an epsilon of 1e-5."""
+    peer = randomize(keras_hub_network("B0"))
     path = tmp_path / name
     peer.save(path) if name.endswith(".keras") else peer.save_weights(path)
     with pytest.raises(ke.InputError, match=r"padding='symmetric'.*batch_norm_epsilon=1e-05"):
         build("B0", include_top=False, weights=path)
-    network = build(
-        "B0", include_top=False, weights=path, padding="symmetric", batch_norm_epsilon=1e-5
-    )
+    network = build("B0", include_top=False, weights=path, **SYMMETRIC)
     assert relative_difference(outputs(network, PIXELS), outputs(peer, PIXELS)) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["model.weights.h5", "model.keras"])
+def test_keras_hubs_v2_is_read_and_its_padding_reported(name, tmp_path):
+    """It pads before fused convolutions as PyTorch does, and in depthwise ones as TensorFlow."""
+    peer = randomize(keras_hub_network("V2-B0"))
+    path = tmp_path / name
+    peer.save(path) if name.endswith(".keras") else peer.save_weights(path)
+    network = build("V2-B0", include_top=False, **SYMMETRIC)
+    with pytest.raises(ke.InputError, match="pads depthwise convolutions as 'same' and others"):
+        ke.load_weights(network, path)
+    report = ke.load_weights(network, path, strict=False)
+    assert set(report.differences) == {"padding"}
+    assert report.missing == report.unexpected == ()
+    assert report.mismatched == {}
+    assert relative_difference(outputs(network, PIXELS), outputs(peer, PIXELS)) < 0.01
 
 
 @pytest.mark.torch

@@ -139,6 +139,11 @@ def compare_settings(model: keras.Model, origin: Origin) -> tuple[dict[str, str]
         )
     if "padding" in found:
         arguments["padding"] = padding
+    elif origin.pads_in_two_ways:
+        found["padding"] = (
+            "the file's network pads depthwise convolutions as 'same' and others as 'symmetric', "
+            "which no network here does"
+        )
     bn: Any = names["stem_bn"]
     epsilon = origin.epsilons.get(padding)
     if epsilon is not None and not np.isclose(epsilon, bn.epsilon):

@@ -54,11 +54,13 @@ class Origin:
         pixels: mean and standard deviation of RGB values in 0-255; None where the file
             does not tell.
         pixels_vary: whether files of these names exist for more than one kind of pixels.
+        pads_in_two_ways: whether their network pads as no network of this package does.
     """
 
     epsilons: dict[Padding, float | None] = field(default_factory=dict)
     pixels: Pixels | None = None
     pixels_vary: bool = False
+    pads_in_two_ways: bool = False
 
     @property
     def unknown(self) -> tuple[str, ...]:

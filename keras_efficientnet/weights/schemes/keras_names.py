@@ -5,6 +5,7 @@ And those of their relatives: KerasHub, whose networks pad as PyTorch does, and 
 """
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from keras_efficientnet.scaling import letters, rgb
@@ -19,7 +20,7 @@ LABEL = "Keras layer names"
 _ALIASES = (
     (re.compile(r"probs"), "predictions"),
     (re.compile(r"(block\d+[a-z]+)_dwconv_bn"), r"\1_bn"),
-    (re.compile(r"(block\d+[a-z]+)_project"), r"\1_project_conv"),
+    (re.compile(r"(block\d+[a-z]+)_(?:project|conv)"), r"\1_project_conv"),
     (re.compile(r"post_(conv|bn)"), r"top_\1"),
 )
 _LEONDGARSE = re.compile(r"stack_(\d+)_block(\d+)_(\w+?)_(conv|bn)?")
@@ -32,6 +33,9 @@ _LEONDGARSE_PARTS = {
     "MB_pw": "project_{}",
 }
 _KERAS_HUB_EPSILON = 1e-5
+# Its V2 pads before fused convolutions alone.
+_HUB_V2 = re.compile(r"block\d+[a-z]+_/block\d+[a-z]+_dwconv2/")
+_PLAIN_BLOCK = re.compile(r"(?:^|/)(?P<block>block\d+[a-z]+)_conv/")
 
 # Keras numbers the layers that nobody names, over all models of a process.
 _PIXEL_STATISTICS = re.compile(r"normalization(?:_\d+)?/(mean|variance)")
@@ -40,11 +44,16 @@ _PIXEL_STATISTICS = re.compile(r"normalization(?:_\d+)?/(mean|variance)")
 def translate(tensors: dict[str, Tensor], layers: list[dict] | None = None) -> Translation:
     """Translates `layer/variable`; `layers` are the layers' configs where the file has them."""
     found, unknown = {}, []
+    # In KerasHub's blocks of a convolution alone, its normalization is called as a depthwise one's.
+    plain = {match["block"] for name in tensors if (match := _PLAIN_BLOCK.search(name))}
     for name, tensor in tensors.items():
         layer, _, variable = name.rpartition("/")
         variable = variable.replace("depthwise_kernel", "kernel")
         # KerasHub's V2 has each block as a layer with layers inside.
-        names = (layer, layer.rpartition("/")[2])
+        inner = layer.rpartition("/")[2]
+        if inner.removesuffix("_bn") in plain:
+            inner = inner.replace("_bn", "_project_bn")
+        names = (layer, inner)
         canonical = next(
             filter(None, (canonical_name(_own_name(x), variable) for x in names)), None
         )
@@ -52,7 +61,8 @@ def translate(tensors: dict[str, Tensor], layers: list[dict] | None = None) -> T
             found[canonical] = tensor
         elif not layer.startswith("normalization"):
             unknown.append(name)
-    return Translation(found, unknown, _origin(tensors, layers))
+    origin = replace(_origin(tensors, layers), pads_in_two_ways=any(map(_HUB_V2.search, tensors)))
+    return Translation(found, unknown, origin)
 
 
 def _own_name(layer: str) -> str:
