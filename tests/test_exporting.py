@@ -204,6 +204,14 @@ def test_a_saved_model_cannot_be_fine_tuned(model_files, photos, tmp_path):
         )
 
 
+def test_files_that_mediapipe_will_not_take_are_warned_of(tmp_path):
+    image = keras.Input((32, 32, 3))
+    model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(image))
+    values = {"pixel_mean": (1.0, 2.0, 3.0), "pixel_std": (1.0, 1.0, 1.0)}
+    report = ke.export(model, tmp_path, description=values)
+    assert any(each.startswith("MediaPipe will not take") for each in report.warnings)
+
+
 def test_a_missing_package_is_named(model_files, tmp_path, monkeypatch):
     find = deploy.onnx.importlib.util.find_spec
     monkeypatch.setattr(

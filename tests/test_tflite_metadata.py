@@ -10,6 +10,7 @@ from image_helpers import real_photos
 import keras_efficientnet as ke
 from keras_efficientnet import deploy, spec
 from keras_efficientnet.deploy.exportable import open_exportable
+from keras_efficientnet.deploy.tflite_metadata import per_channel
 
 NAMES = ("chat noir", "犬", "лиса 🦊", "naïve", "كلب")
 SIZE = 64
@@ -127,3 +128,17 @@ def test_preprocessing_outside_and_other_channels_are_stated(small, tmp_path, ch
     expected = {3: kinds.RGB, 4: kinds.UNKNOWN}
     assert image.content.contentProperties.colorSpace == expected[channels]
     assert (features.name, features.stats, features.associatedFiles) == (b"features", None, None)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "refused"),
+    [
+        (None, None, False),
+        ((127.5,) * 3, (127.5,) * 3, False),
+        ((1.0, 2.0, 3.0), (1.0,) * 3, True),
+        ((0.0,) * 3, (1.0, 2.0, 3.0), True),
+    ],
+)
+def test_values_that_mediapipe_does_not_read_are_known(mean, std, refused):
+    description = ke.ModelDescription("B0", (), 64, 0.875, pixel_mean=mean, pixel_std=std)
+    assert per_channel(description) == refused
