@@ -238,7 +238,7 @@ def test_published_weights_know_imagenets_folders(command, tmp_path, monkeypatch
 
 def test_a_guessed_size_is_said(command, photos, tmp_path):
     path = tmp_path / "model.keras"
-    ke.EfficientNetLite1(input_shape=(None, None, 3), classes=3).save(path)
+    ke.EfficientNetLite1(weights=None, input_shape=(None, None, 3), classes=3).save(path)
     with pytest.warns(UserWarning, match="240 px are used"):
         code, _, _ = command("evaluate", path, "--data", f"folder:{photos}")
     assert code == 0

@@ -106,7 +106,7 @@ def test_a_model_of_any_size_gets_the_one_that_is_named(small, photos):
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_published_network_of_any_size_gets_its_own_and_says_so(nested):
     options = {"include_top": False, "pooling": "avg"} if nested else {"classes": 2}
-    model = ke.EfficientNetLite2(input_shape=(None, None, 3), **options)
+    model = ke.EfficientNetLite2(weights=None, input_shape=(None, None, 3), **options)
     if nested:
         model = transfer_of(model)
     with pytest.warns(UserWarning, match="260 px are used, those of EfficientNet-Lite2"):

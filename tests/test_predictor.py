@@ -205,7 +205,7 @@ assert not {"keras", "tensorflow"} & set(sys.modules)
 @pytest.mark.parametrize("name", ["model.keras", pytest.param("model", marks=pytest.mark.slow)])
 def test_a_file_of_any_size_gets_its_variants_and_says_so(name, tmp_path):
     """A file of another package; at 224 px Lite2 is a point and more less accurate."""
-    model = ke.EfficientNetLite2(input_shape=(None, None, 3), classes=2)
+    model = ke.EfficientNetLite2(weights=None, input_shape=(None, None, 3), classes=2)
     path = tmp_path / name
     model.save(path) if path.suffix else model.export(path, verbose=False)
     with pytest.warns(UserWarning, match="260 px are used, those of EfficientNet-Lite2"):

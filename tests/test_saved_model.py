@@ -91,6 +91,11 @@ def test_files_that_tensorflow_shows_otherwise_are_refused(photos, uploads):
             prepare_encoded(content, SIZE, 1.0)
         why = "range is unknown" if name == "12 of 16 bits" else "send it as JPEG or PNG"
         assert why in str(caught.value), name
+    full = io.BytesIO()
+    Image.fromarray(np.full((40, 40), 60_000, np.uint16)).save(full, "PNG")
+    assert prepare_encoded(full.getvalue(), SIZE, 1.0).shape == (SIZE, SIZE, 3)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="this model's pixel range"):
+        prepare_encoded(full.getvalue(), SIZE, 1.0, takes_wide=False)
 
 
 def test_an_orientation_in_the_other_order_of_bytes_is_found(photos):

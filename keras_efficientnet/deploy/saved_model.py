@@ -49,6 +49,9 @@ _OTHER_COLOURS = (
     "A GIF file, or a BMP file with a palette, would be decoded to other colours here; send it as "
     "JPEG or PNG."
 )
+_OTHER_RANGE = (
+    "A PNG file of 16 bits would not be read by this model's pixel range here; send it in 8 bits."
+)
 _UNKNOWN_WHITE = (
     "A PNG file of 16 bits has values up to 4095 only, of which the range is unknown; send it with "
     "8 bits, or with 16 that span 0 to 65535."
@@ -148,6 +151,7 @@ def _serve_encoded(encoded, network: ExportableModel, serve, output: str) -> dic
             description.image_size,
             description.crop_fraction,
             description.interpolation,
+            takes_wide=description.pixel_range is None,
         ),
         encoded,
         fn_output_signature=tf.TensorSpec(network.shape, tf.uint8),
@@ -162,7 +166,12 @@ def _serve_encoded(encoded, network: ExportableModel, serve, output: str) -> dic
 
 
 def prepare_encoded(
-    content, size: int, crop_fraction: float, interpolation: Interpolation = "bicubic"
+    content,
+    size: int,
+    crop_fraction: float,
+    interpolation: Interpolation = "bicubic",
+    *,
+    takes_wide: bool = True,
 ):
     """Decodes and prepares an image in TensorFlow operations: `images.read` and `images.prepare`.
 
@@ -171,6 +180,8 @@ def prepare_encoded(
         size: side of the result in pixels.
         crop_fraction: see `images.prepare`.
         interpolation: likewise.
+        takes_wide: whether PNG files of 16 bits are read, by their high bytes; for a model with a
+            range of its own for them, these are other levels than it was trained on.
 
     Returns:
         uint8 `[size, size, 3]`.
@@ -184,7 +195,7 @@ def prepare_encoded(
         tf.io.is_jpeg(content),
         # The exact transform, as Pillow has it.
         lambda: tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: _decode_other(content),
+        lambda: _decode_other(content, takes_wide),
     )
     image = upright(tf.ensure_shape(image, [None, None, 3]), _orientation(content))
     extent = tf.cast(tf.shape(image)[:2], tf.float32)
@@ -202,7 +213,7 @@ def prepare_encoded(
     return tf.cast(tf.clip_by_value(resized[0] + 0.5, 0.0, 255.0), tf.uint8)
 
 
-def _decode_other(content):
+def _decode_other(content, takes_wide: bool):
     """Decodes a file that is no JPEG, if TensorFlow shows what Pillow does.
 
     Of a GIF file's transparent pixels and a BMP file's palette it makes other colours. A grey PNG
@@ -215,17 +226,23 @@ def _decode_other(content):
     def has(at: int, value: bytes):
         return tf.strings.substr(head, at, len(value)) == value
 
+    is_png = has(12, b"IHDR")
     is_gif, is_bmp, is_wide_png = (
         has(0, b"GIF8"),
         has(0, b"BM"),
-        has(12, b"IHDR") & has(24, b"\x10\0"),
+        is_png & has(24, b"\x10\0"),
     )
     uncompressed, masked = has(30, bytes(4)), has(30, b"\3\0\0\0") & has(54, _BMP_MASKS)
     in_colour = has(28, b"\x18\0") & uncompressed | has(28, b"\x20\0") & (uncompressed | masked)
     grey = has(10, _GREY_BMP_OFFSET) & has(28, b"\x08\0") & uncompressed & has(54, _GREY_PALETTE)
     # A header of 12 bytes has its fields elsewhere.
+    narrow = takes_wide | ~(is_png & has(24, b"\x10"))
     same = ~is_gif & (~is_bmp | (in_colour | grey) & ~has(14, b"\x0c\0\0\0"))
-    with tf.control_dependencies([tf.debugging.Assert(same, [_OTHER_COLOURS])]):
+    refusals = [
+        tf.debugging.Assert(narrow, [_OTHER_RANGE]),
+        tf.debugging.Assert(same, [_OTHER_COLOURS]),
+    ]
+    with tf.control_dependencies(refusals):
         content = tf.identity(content)
     image = tf.io.decode_image(content, channels=3, expand_animations=False)
     known = ~is_wide_png | (tf.reduce_max(image) > _MAX_12_BITS_IN_8)
