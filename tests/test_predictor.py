@@ -241,4 +241,4 @@ def test_images_are_resized_as_the_file_says(small, tmp_path):
         assert np.abs(by_tensorflow.astype(int) - prepared[way]).max() <= 1
     assert (prepared["bicubic"] != prepared["bilinear"]).any()
     with pytest.raises(InputError, match="interpolation of the description must be one of"):
-        read_description(path).replaced({"interpolation": "nearest"})
+        ke.Predictor(path).description.replaced({"interpolation": "nearest"})
