@@ -17,7 +17,14 @@ from keras_efficientnet.training.recipes import Recipe
 from keras_efficientnet.training.recipes import recipe as get_recipe
 from keras_efficientnet.training.temperature import divide_logits, fit_temperature
 from keras_efficientnet.training.trainer import RunConfig, fit
-from keras_efficientnet.weights import load_weights, registry, structure
+from keras_efficientnet.weights import (
+    is_hub,
+    load_weights,
+    open_weight_file,
+    registry,
+    structure,
+)
+from keras_efficientnet.weights.conversion import trained_as
 from keras_efficientnet.weights.download import fetch, is_here
 from keras_efficientnet.weights.imagenet import IMAGENET_CLASSES
 
@@ -93,10 +100,11 @@ def find_weights(variant: scaling.Variant, weights: str | os.PathLike) -> tuple[
     Args:
         variant: whose weights these are.
         weights: `"auto"` for the first published set that is installed, in the cache, or can be
-            downloaded; the name of a published set; or the path of a file.
+            downloaded; the name of a published set; `"hf://owner/name"`; or the path of a file.
 
     Returns:
-        The variant, for a published set with its pixels, padding and epsilon, and the name or path.
+        The variant, for a published set and a model of the Hugging Face Hub with its pixels,
+        padding and epsilon, and the name or path.
 
     Raises:
         InputError: if there are no such weights, or none of them can be had.
@@ -119,6 +127,9 @@ def find_weights(variant: scaling.Variant, weights: str | os.PathLike) -> tuple[
         print(f"Starting from weights {chosen.name!r} of {found.name}.", file=sys.stderr)
         return chosen.spec(), chosen.name
     named = [entry for entry in published if entry.name == weights and not os.path.exists(weights)]
+    if is_hub(weights):
+        with open_weight_file(weights) as file:
+            return trained_as(found, file.origin), weights
     return (named[0].spec() if named else found), weights
 
 

@@ -12,6 +12,7 @@ from weights_helpers import images, outputs, randomize, relative_difference
 
 import keras_efficientnet as ke
 from keras_efficientnet import weights
+from keras_efficientnet.fine_tuning import find_weights
 from keras_efficientnet.weights import hub
 from keras_efficientnet.weights.weight_file import Origin, WeightFile
 
@@ -152,6 +153,16 @@ def test_a_model_of_timms(served, command, tmp_path):
     code, out, err = command("predict", source, tmp_path / "photo.png", "--json")
     assert code == 0, err
     assert len(json.loads(out)[0]["top"]) == 5
+
+
+def test_fine_tuning_begins_from_the_network_that_was_trained(served):
+    place = served.add("keras/b0", config=OF_KERAS_HUB, image_converter={"config": {}})
+    trained = {"padding": "symmetric", "batch_norm_epsilon": 1e-3, "pixels": ((0,) * 3, (1,) * 3)}
+    ke.EfficientNetB0(**trained).save_weights(place / "model.weights.h5")
+    variant, source = find_weights("B0", "hf://keras/b0")
+    assert source == "hf://keras/b0"
+    assert (variant.padding, variant.batch_norm_epsilon) == ("symmetric", 1e-3)
+    assert (variant.pixel_mean, variant.pixel_std) == ((0.0,) * 3, (1.0,) * 3)
 
 
 def test_what_cannot_be_had(served):

@@ -151,7 +151,7 @@ def build_from(
     Raises:
         InputError: if the file does not fit the variant.
     """
-    trained = _trained_as(variant, file.origin.completed(padding, pixels))
+    trained = trained_as(variant, file.origin.completed(padding, pixels))
     classes = _size(file, structure.CLASSIFIER_KERNEL, 1)
     network = model.build(
         trained,
@@ -187,7 +187,7 @@ def describe(
     )
 
 
-def _trained_as(variant: VariantSpec, origin: Origin) -> VariantSpec:
+def trained_as(variant: VariantSpec, origin: Origin) -> VariantSpec:
     """Returns the variant with everything that is known of how its weights were trained."""
     mean, std = origin.pixels or (variant.pixel_mean, variant.pixel_std)
     paddings = list(origin.epsilons)
