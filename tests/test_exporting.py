@@ -44,7 +44,9 @@ def test_a_model_without_class_names_takes_those_of_the_data(network, photos, tm
     data = labelled(photos, [0] * len(photos), ("a", "b", "c"))
 
     def described(name, model, description=None, data=data):
-        ke.export(model, tmp_path / name, calibration=data, description=description)
+        report = ke.export(model, tmp_path / name, calibration=data, description=description)
+        by_position = ["by position alone, in this order: a, b, c." in w for w in report.warnings]
+        assert any(by_position) == (name in ("bare", "cropped"))
         found = read_description(tmp_path / name / "model_float32.tflite")
         assert found
         return found.class_names, found.crop_fraction
