@@ -30,7 +30,7 @@ def test_a_group_is_on_one_side_and_every_class_on_both(tmp_path, by):
     assert len(test) == 2
     assert np.bincount(data.test.labels).tolist() == [6, 6]
     assert data.split == f"20 % of each class held out, whole groups by {by} at a time (10 groups)"
-    assert (data.holdout, data.group_by, data.notes) == (0.2, by, ())
+    assert (data.holdout, data.group_by) == (0.2, by)
     assert "whole groups by" in data.summary.describe()
     assert {file.group for file in data.test.files} == test
     again: Any = sources.load(f"folder:{tmp_path}", group_by=by)

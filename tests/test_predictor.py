@@ -166,7 +166,7 @@ def test_models_that_are_no_classifiers_are_refused(small, model_files, tmp_path
         ("none.keras", "does not exist"),
         ("broken.keras", "Cannot load model"),
         ("broken.tflite", "Cannot load model"),
-        ("folder", "neither a .keras file"),
+        ("folder", "neither a .keras nor .h5 file"),
         ("code.keras", "Cannot load model"),
         ("features.keras", "not one score for each class"),
         ("grey.keras", "not RGB images"),

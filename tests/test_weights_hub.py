@@ -234,7 +234,7 @@ def test_keras_hubs_configuration(tmp_path):
 
 def test_a_folder_is_read_as_from_the_hub(tmp_path):
     """Downloaded by other means; a damaged configuration is not passed over."""
-    network = randomize(ke.EfficientNetB0(input_shape=(64, 64, 3)))
+    network = randomize(ke.EfficientNetB0(weights=None, input_shape=(64, 64, 3)))
     network.save_weights(tmp_path / "model.weights.h5")
     (tmp_path / "config.json").write_text(json.dumps(OF_TIMM))
     found = weights.inspect(tmp_path)

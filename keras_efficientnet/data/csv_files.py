@@ -132,7 +132,13 @@ def _rows(file: Path) -> Iterator[tuple[int, Path, str, str, str]]:
                 raise InputError(
                     f"{name}, line {reader.line_num}: split {split!r} must be {ACCEPTED}."
                 )
-            yield reader.line_num, file.parent / path, class_name(label), known, group
+            yield (
+                reader.line_num,
+                file.parent / os.path.expanduser(path),
+                class_name(label),
+                known,
+                group,
+            )
     except csv.Error as error:
         line = reader.reader.line_num
         raise InputError(f"{name}, line {line}, cannot be read: {error}.") from None
