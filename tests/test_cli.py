@@ -159,7 +159,7 @@ def test_a_run_leaves_everything_it_promises(trained, photos):
     card = (trained / "model_card.md").read_text(encoding="utf-8")
     for text in (
         "EfficientNet-small for 3 classes, trained on 48 images of colours by the recipe small.",
-        "48 images of colours for training and 12 held out.",
+        "48 images of colours for training and 12 held out (20 % of each class held out).",
         "Classes: blue, grün, red.",
         "epochs = 30",
         "| `model_int8.tflite` |",

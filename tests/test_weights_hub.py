@@ -158,7 +158,7 @@ def test_a_model_of_timms(served, command, tmp_path):
 def test_fine_tuning_begins_from_the_network_that_was_trained(served):
     place = served.add("keras/b0", config=OF_KERAS_HUB, image_converter={"config": {}})
     trained = {"padding": "symmetric", "batch_norm_epsilon": 1e-3, "pixels": ((0,) * 3, (1,) * 3)}
-    ke.EfficientNetB0(**trained).save_weights(place / "model.weights.h5")
+    ke.EfficientNetB0(weights=None, **trained).save_weights(place / "model.weights.h5")
     variant, source = find_weights("B0", "hf://keras/b0")
     assert source == "hf://keras/b0"
     assert (variant.padding, variant.batch_norm_epsilon) == ("symmetric", 1e-3)
