@@ -17,6 +17,11 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _AT_FDCWD, _NO_REPLACE, _EXCHANGE = -100, 1, 2
 
 
+def keras_home() -> str:
+    """Returns the folder that Keras keeps its configuration and cache in; it may not exist."""
+    return os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
+
+
 @contextlib.contextmanager
 def atomic_write(
     path: str | os.PathLike, overwrite: bool = False, staging: Path | None = None

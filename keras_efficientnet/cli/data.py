@@ -1,11 +1,11 @@
 """`keras-efficientnet data`."""
 
 import dataclasses
-from pathlib import Path
 
 import click
 
 from keras_efficientnet.cli.common import (
+    PATH,
     data_options,
     import_tensorflow,
     json_option,
@@ -30,7 +30,7 @@ def data():
 )
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Page to write, with a small picture of every image that is named, such as check.html.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
@@ -38,9 +38,10 @@ def data():
 def check(load_data, labels, output, overwrite, as_json):
     r"""Look for what is wrong with SOURCE, without training.
 
-    SOURCE is digits, folder:DIR, csv:FILE or tfds:NAME. Prints counts and sizes, images that are
-    copies of one another within and across splits, also in another size or encoding, and labels
-    that are probably wrong: those that a linear probe on pretrained features doubts.
+    SOURCE is digits, folder:DIR, csv:FILE, tfds:NAME, tfrecord:PATTERN or parquet:PATTERN. Prints
+    counts and sizes, images that are copies of one another within and across splits, also in
+    another size or encoding, and labels that are probably wrong: those that a linear probe on
+    pretrained features doubts.
 
     \b
     Examples:

@@ -1,6 +1,7 @@
 """A labelled data set, and its images in memory or in files."""
 
 import dataclasses
+import hashlib
 import io
 import os
 import re
@@ -450,6 +451,30 @@ def as_bmp(image: Image.Image) -> bytes:
     content = io.BytesIO()
     image.save(content, "BMP")
     return content.getvalue()
+
+
+def refuse_unusable(source: str, unusable: Sequence[LeftOut], count: int) -> None:
+    """Refuses data some of whose images cannot be used.
+
+    Args:
+        source: the data set as it was asked for.
+        unusable: images that cannot be used.
+        count: of all images.
+
+    Raises:
+        InputError: if there are any; it names the first.
+    """
+    if unusable:
+        raise InputError(
+            f"{len(unusable)} of {count} images of {source!r} cannot be used; the first: "
+            f"{unusable[0].path} {unusable[0].reason}"
+        )
+
+
+def listing_digest(lines: Iterable[str]) -> str:
+    """Returns `Dataset.listing` for lines that tell data from others."""
+    content = "\n".join(lines).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(content).hexdigest()
 
 
 def slug(name: str) -> str:

@@ -1,6 +1,5 @@
 """Image files that are listed, and not opened before it is known which of them are needed."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from keras_efficientnet.data import images
-from keras_efficientnet.data.dataset import UNSPLIT, Dataset, FileExamples, LeftOut, slug
+from keras_efficientnet.data.dataset import (
+    UNSPLIT,
+    Dataset,
+    FileExamples,
+    LeftOut,
+    listing_digest,
+    refuse_unusable,
+    slug,
+)
 from keras_efficientnet.data.duplicates import Copies, connected
 from keras_efficientnet.data.folders import Listing, Walk, read_splits
 from keras_efficientnet.data.groups import (
@@ -21,7 +28,13 @@ from keras_efficientnet.data.groups import (
     refuse_single,
 )
 from keras_efficientnet.data.image_files import open_files
-from keras_efficientnet.data.splits import HOLDOUT, SPLITS, describe_holdout, grouped_split
+from keras_efficientnet.data.splits import (
+    HOLDOUT,
+    SPLITS,
+    describe_holdout,
+    grouped_split,
+    require_two,
+)
 from keras_efficientnet.errors import RANGE, InputError, is_range, require
 
 
@@ -82,14 +95,14 @@ class Listed:
     @cached_property
     def digest(self) -> str:
         """See `Dataset.listing`."""
-        entries = sorted(
-            f"{label}/{path.name} {_size(path)} {self.named_groups.get(path, '')}".rstrip()
-            for listing in self.listings.values()
-            for label, paths in listing.items()
-            for path in paths
+        return listing_digest(
+            sorted(
+                f"{label}/{path.name} {_size(path)} {self.named_groups.get(path, '')}".rstrip()
+                for listing in self.listings.values()
+                for label, paths in listing.items()
+                for path in paths
+            )
         )
-        content = "\n".join(entries).encode("utf-8", "surrogateescape")
-        return hashlib.sha256(content).hexdigest()
 
     def open(self, reading: Reading) -> Dataset:
         """Opens all images, to train on some and to be judged on the others.
@@ -107,7 +120,7 @@ class Listed:
             )
         groups, notes = self._groups(reading)
         if not self.splits:
-            _require_two({label: len(paths) for label, paths in train.items()})
+            require_two({label: len(paths) for label, paths in train.items()})
             refuse_single(train, groups)
         splits, unusable, remarks = self._examples(self.listings, groups, reading)
         notes += remarks
@@ -175,12 +188,9 @@ class Listed:
             self.source, self.class_names, listings, groups, reading.pixel_range
         )
         unusable = self.walk.unreadable + unusable
-        if unusable and reading.strict:
+        if reading.strict:
             count = sum(len(paths) for each in listings.values() for paths in each.values())
-            raise InputError(
-                f"{len(unusable)} of {count} images of {self.source!r} cannot be used; the first: "
-                f"{unusable[0].path} {unusable[0].reason}"
-            )
+            refuse_unusable(self.source, unusable, count)
         return splits, unusable, notes
 
     def _dataset(
@@ -270,7 +280,7 @@ def _hold_out(
     """
     labels, count = examples.labels, len(examples)
     counts = np.bincount(labels, minlength=len(class_names))
-    _require_two(dict(zip(class_names, counts.tolist(), strict=True)))
+    require_two(dict(zip(class_names, counts.tolist(), strict=True)))
     groups = number_groups(file.group for file in examples.files)
     copies = Copies.find(examples.files)
     together = connected(count, np.concatenate([links(groups), links(copies.sets)]))
@@ -314,12 +324,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
-
-
-def _require_two(counts: Mapping[str, int]) -> None:
-    for name, count in counts.items():
-        if count < 2:
-            raise InputError(
-                f"Class {name!r} has only one image; at least two are needed, one of them to be "
-                "held out."
-            )

@@ -26,16 +26,19 @@ from keras_efficientnet.data.dataset import (
     Dataset,
     LeftOut,
     as_bmp,
+    listing_digest,
+    refuse_unusable,
     shuffled_epochs,
     slug,
     tensorflow_reads,
 )
+from keras_efficientnet.data.listing import Reading
 from keras_efficientnet.data.parquet import ParquetReader
 from keras_efficientnet.data.splits import (
-    HOLDOUT,
     SPLITS,
     describe_holdout,
     describe_splits,
+    require_two,
     split_of,
     stratified_split,
 )
@@ -69,13 +72,7 @@ KINDS: dict[str, tuple[type[Reader], str]] = {
 }
 
 
-def from_pattern(
-    kind: str,
-    pattern: str,
-    strict: bool = False,
-    holdout: float = HOLDOUT,
-    pixel_range: images.PixelRange | None = None,
-) -> Dataset:
+def from_pattern(kind: str, pattern: str, reading: Reading) -> Dataset:
     """Opens files of many labelled images.
 
     A file belongs to a split that its name contains, such as `train-00000-of-00002.parquet`, or
@@ -84,9 +81,7 @@ def from_pattern(
     Args:
         kind: one of `KINDS`.
         pattern: of the files, such as `"flowers/*.parquet"`; or a folder of them.
-        strict: see `sources.load`.
-        holdout: likewise.
-        pixel_range: likewise.
+        reading: how.
 
     Raises:
         InputError: see `sources.load`.
@@ -97,21 +92,18 @@ def from_pattern(
         raise InputError(f"There are no files of {source!r}.")
     of_file, reader = _splits(paths), reader_of()
     shards = [(path, part) for path in paths for part in range(reader.parts(path))]
-    scan = _scan(source, reader, shards, pixel_range)
-    if scan.unusable and strict:
-        raise InputError(
-            f"{len(scan.unusable)} of {len(scan.labels)} images of {source!r} cannot be used; the "
-            f"first: {scan.unusable[0].path} {scan.unusable[0].reason}"
-        )
+    scan = _scan(source, reader, shards, reading.pixel_range)
+    if reading.strict:
+        refuse_unusable(source, scan.unusable, len(scan.labels))
     class_names, labels = _classes(source, scan.labels, reader.names)
-    records = Records(reader, shards, labels, scan, pixel_range)
+    records = Records(reader, shards, labels, scan, reading.pixel_range)
     of_record = np.repeat([of_file[path] for path, _ in shards], scan.counts)
     places = {name: np.flatnonzero((labels >= 0) & (of_record == name)) for name in SPLITS}
     splits = {name: RecordExamples(records, at) for name, at in places.items() if len(at)}
     _check_classes(source, splits, class_names)
     split, notes = describe_splits("files named", list(splits)), _notes(scan, splits, class_names)
     if len(splits) == 1:
-        splits["train"], splits["test"] = splits["train"].held_out(holdout)
+        splits["train"], splits["test"] = splits["train"].held_out(reading.holdout)
     elif "test" not in splits:
         splits["test"] = splits.pop("val")
     folder = Path(pattern) if os.path.isdir(pattern) else paths[0].parent
@@ -124,12 +116,12 @@ def from_pattern(
         test=splits["test"],
         crop_fraction=images.PHOTO_CROP_FRACTION,
         mirror=True,
-        split=split or describe_holdout(holdout),
-        holdout=None if split else holdout,
+        split=split or describe_holdout(reading.holdout),
+        holdout=None if split else reading.holdout,
         listing=_listing(class_names, paths),
         left_out=tuple(scan.unusable),
         notes=notes,
-        pixel_range=pixel_range,
+        pixel_range=reading.pixel_range,
     )
 
 
@@ -393,12 +385,9 @@ def _check_classes(
                 f"Class {class_names[untrained[0]]!r} of the {name} images of {source!r} has no "
                 "training images."
             )
-    counts = np.bincount(splits["train"].labels)
-    if len(splits) == 1 and (single := np.flatnonzero(counts == 1)).size:
-        raise InputError(
-            f"Class {class_names[single[0]]!r} has only one image; at least two are needed, one of "
-            "them to be held out."
-        )
+    if len(splits) == 1:
+        counts = Counter(splits["train"].labels.tolist())
+        require_two({class_names[label]: counts[label] for label in sorted(counts)})
 
 
 def _notes(
@@ -420,5 +409,4 @@ def _notes(
 def _listing(class_names: tuple[str, ...], paths: Sequence[Path]) -> str:
     """Returns `Dataset.listing`."""
     files = sorted(f"{path.name} {path.stat().st_size}" for path in paths)
-    content = "\n".join([*class_names, *files]).encode("utf-8", "surrogateescape")
-    return hashlib.sha256(content).hexdigest()
+    return listing_digest([*class_names, *files])

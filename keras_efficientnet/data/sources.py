@@ -61,7 +61,7 @@ def load(
     if source.startswith("csv:"):
         return csv_files.from_csv(path, reading)
     if (kind := source.partition(":")[0]) in record_files.KINDS:
-        return record_files.from_pattern(kind, str(path), strict, holdout, pixel_range)
+        return record_files.from_pattern(kind, str(path), reading)
     return tfds.from_name(source.removeprefix("tfds:"), train_split, test_split, holdout)
 
 

@@ -3,10 +3,12 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from keras_efficientnet.errors import InputError
 
 HOLDOUT = 0.2
 """Share of each class that is held out by default."""
@@ -34,6 +36,20 @@ def describe_holdout(share: float, groups: int = 0, by: str = "") -> str:
 def describe_splits(kind: str, names: Sequence[str]) -> str | None:
     """Returns such as "folders train, val and test"; None for one name, which is no split."""
     return f"{kind} {', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else None
+
+
+def require_two(counts: Mapping[str, int]) -> None:
+    """Refuses a class that cannot be divided, by the number of images of each.
+
+    Raises:
+        InputError: if there is one.
+    """
+    for name, count in counts.items():
+        if count < 2:
+            raise InputError(
+                f"Class {name!r} has only one image; at least two are needed, one of them to be "
+                "held out."
+            )
 
 
 def stratified_split(labels: Any, share: float) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,6 @@ from itertools import chain, islice
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from keras_efficientnet.bars import Bar
 from keras_efficientnet.data import images, sources
@@ -124,6 +123,8 @@ class Tally:
 
     def other_order(self) -> list[str]:
         """Returns a sentence where another order of the classes explains a low accuracy."""
+        from scipy.optimize import linear_sum_assignment
+
         present, rows = np.unique(self._labels, return_inverse=True)
         taken, columns = np.unique(self._decisions, return_inverse=True)
         if len(rows) < max(MIN_IMAGES, MIN_PER_CLASS * len(present)):

@@ -9,6 +9,7 @@ layer's inputs alone, so one pass over the images is all that is needed, and no 
 """
 
 from collections.abc import Mapping
+from itertools import islice
 
 import numpy as np
 
@@ -44,8 +45,8 @@ class Rounding:
         self._rounded: dict[tuple, tuple[np.ndarray, np.ndarray | None]] = {}
         rng = np.random.default_rng(0)
         sources = sorted({layer.source for layer in layers})
-        for start in range(0, len(images), _IMAGES):
-            some = list(computed(content, images[start : start + _IMAGES], sources))
+        tensors_of_images = computed(content, images, sources)
+        while some := list(islice(tensors_of_images, _IMAGES)):
             for layer in layers:
                 inputs = [_inputs(layer, tensors[layer.source], rng) for tensors in some]
                 joined = np.concatenate(inputs, 1)

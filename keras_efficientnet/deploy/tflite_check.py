@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import importlib.metadata
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from keras_efficientnet.deploy import runtime
+from keras_efficientnet.files import keras_home
 
 # L2 takes half a minute for an image on one core.
 SECONDS = 600
@@ -75,11 +75,10 @@ def remember(path: Path) -> None:
 
 
 def _mark(path: Path) -> Path:
-    home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     version = importlib.metadata.version("ai-edge-litert")
-    return Path(home, "keras-efficientnet", f"ran-in-litert-{version}", digest)
+    return Path(keras_home(), "keras-efficientnet", f"ran-in-litert-{version}", digest)
 
 
 def _end(code: int) -> str:

@@ -14,7 +14,7 @@ from urllib.error import HTTPError
 import keras
 
 from keras_efficientnet.errors import InputError, reason
-from keras_efficientnet.files import atomic_write
+from keras_efficientnet.files import atomic_write, keras_home
 from keras_efficientnet.weights.registry import PackagedFile, PretrainedWeights
 
 _MD5_DIGITS = 32
@@ -101,7 +101,7 @@ def cache_folder() -> str:
     Raises:
         InputError: if neither can be written.
     """
-    home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
+    home = keras_home()
     user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
     temporary = os.path.join(tempfile.gettempdir(), f"keras-efficientnet-{user}")
     for folder in (home, temporary):
