@@ -45,9 +45,12 @@ def _row(file: ExportedFile, report: ExportReport) -> str:
     """A line of the table."""
     shares = (file.accuracy, file.agreement)
     accuracy, agreement = ("-" if share is None else f"{100 * share:.1f} %" for share in shares)
+    images = f"{report.images} {report.compared_on}"
+    if report.reported_images:
+        images += f", accuracy on {report.reported_images}"
     return (
         f"| `{file.name}` | {accuracy} | {agreement} | {file.max_abs_difference:.1e} | "
-        f"{report.images} {report.compared_on} | {file.size / 1e6:.1f} MB |"
+        f"{images} | {file.size / 1e6:.1f} MB |"
     )
 
 
@@ -61,7 +64,8 @@ def _card(exportable: ExportableModel) -> str:
                 "",
                 "Every file was loaded by a fresh interpreter and compared with the model that it",
                 "was made of: agreement is the share of images on which both decide alike, and the",
-                "largest difference is that of any output.",
+                "largest difference is that of any output. Of labelled images, one half gives the",
+                "agreement and the other half the accuracy.",
             ]
         ),
         "Data": f"{_plain(description.data) or NOT_STATED}{_classes(description.class_names)}",
